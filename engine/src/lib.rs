@@ -1,1 +1,115 @@
+//! The engine of vmdeck: everything that is not a screen.
+//!
+//! [`Engine`] is a cheap handle. It owns one service per noun; each service owns its own state and
+//! locks and none reaches into another's. Long work runs as an operation on a task of its own.
 
+pub mod clock;
+pub mod data_directory;
+pub mod doctor;
+pub mod error;
+pub mod guest;
+pub mod identifier;
+pub mod image;
+pub mod kernel;
+pub mod lock;
+pub mod operation;
+pub mod process;
+pub mod readiness;
+pub mod rootfs;
+pub mod snapshot;
+pub mod staging;
+pub mod store;
+pub mod vm;
+pub mod vmm;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use data_directory::DataDirectory;
+pub use error::{Error, ErrorKind, Result};
+use image::ImageService;
+use kernel::KernelService;
+use operation::Operations;
+use snapshot::{Publisher, Snapshot};
+use store::Store;
+use vm::VmService;
+
+/// The facade: every command is one line that forwards to its service.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    data: DataDirectory,
+    operations: Operations,
+    images: ImageService,
+    kernels: KernelService,
+    vms: VmService,
+    publisher: Publisher,
+}
+
+impl Engine {
+    /// Opens the engine on a data directory and brings what is on record in line with what is.
+    pub async fn open(path: PathBuf) -> Result<Self> {
+        let data = tokio::task::spawn_blocking(move || DataDirectory::open(path))
+            .await
+            .map_err(|error| Error::failed("opening the data directory failed").with_source(error))??;
+        let database = data.database();
+        let store = tokio::task::spawn_blocking(move || Store::open(&database))
+            .await
+            .map_err(|error| Error::failed("opening the store failed").with_source(error))??;
+        let operations = Operations::new(store.clone())?;
+        let images = ImageService::new(data.clone(), store.clone(), operations.clone());
+        let kernels = KernelService::new(data.clone(), store.clone(), operations.clone());
+        let vms =
+            VmService::new(data.clone(), store.clone(), operations.clone(), images.clone(), kernels.clone());
+        let publisher = Publisher::start(&data, store, operations.clone())?;
+        let engine = Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, publisher }) };
+        engine.reconcile().await?;
+        Ok(engine)
+    }
+
+    /// Brings the store and the data directory in line with what really runs and exists.
+    pub async fn reconcile(&self) -> Result<()> {
+        self.operations().reconcile().await?;
+        staging::sweep(&self.shared.data).await?;
+        self.vms().reconcile().await?;
+        self.images().reconcile().await?;
+        self.kernels().reconcile().await
+    }
+
+    pub fn data(&self) -> &DataDirectory {
+        &self.shared.data
+    }
+
+    pub fn images(&self) -> &ImageService {
+        &self.shared.images
+    }
+
+    pub fn kernels(&self) -> &KernelService {
+        &self.shared.kernels
+    }
+
+    pub fn vms(&self) -> &VmService {
+        &self.shared.vms
+    }
+
+    pub fn operations(&self) -> &Operations {
+        &self.shared.operations
+    }
+
+    /// Everything there is, live, whichever process changes it.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.publisher.subscribe()
+    }
+
+    /// Cancels this process's operations and waits for them to clean up. Machines go on running.
+    pub async fn shutdown(&self) {
+        self.operations().shutdown(Duration::from_secs(20)).await;
+    }
+}

@@ -11,8 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod formatter;
 mod tree;
 
+pub use formatter::{DataWriter, FormatError, Formatter, Options, Summary};
 pub use tree::{
     Directory, Extent, FileData, Inode, InodeId, InodeKind, Metadata, Timestamp, Tree, TreeError,
 };

@@ -123,7 +123,9 @@ pub struct Tree {
 impl Tree {
     /// A tree with nothing but its root directory.
     pub fn new(root: Metadata) -> Self {
-        Self { inodes: vec![Inode { metadata: root, kind: InodeKind::Directory(Directory::new()), links: 1 }] }
+        Self {
+            inodes: vec![Inode { metadata: root, kind: InodeKind::Directory(Directory::new()), links: 1 }],
+        }
     }
 
     pub fn root(&self) -> InodeId {

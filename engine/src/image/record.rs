@@ -1,0 +1,81 @@
+//! What an image is, as the store keeps it and the screens show it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Milliseconds;
+use crate::identifier::ImageId;
+
+/// An image: a root file system a machine can be made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    pub id: ImageId,
+    pub name: String,
+    /// Whether vmdeck owns the files (pulled, promoted) or only knows of them (registered).
+    pub managed: bool,
+    /// Folder under `images/` with the files of a managed image; names of one digest share one.
+    pub content_id: Option<ImageId>,
+    /// Digest of the image manifest, `sha256:<hex>`.
+    pub digest: Option<String>,
+    pub created_at: Milliseconds,
+    /// The reference it was pulled from, as given by the user.
+    pub reference: Option<String>,
+    /// Architecture as OCI names it (`amd64`, `arm64`), where known.
+    pub architecture: Option<String>,
+    /// Absolute paths.
+    pub files: ImageFiles,
+    pub config: ImageConfig,
+    /// Layers bottom first; empty when it did not come from layers.
+    pub layers: Vec<ImageLayer>,
+    /// Length of the root file system in bytes; what it takes on the disk is less.
+    pub rootfs_bytes: u64,
+    /// Bytes of the root file system in use at the time it was made.
+    pub used_bytes: u64,
+}
+
+/// The files of an image, absolute paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFiles {
+    /// An ext4 file system, raw.
+    pub rootfs: PathBuf,
+    /// Content of the work disk of new machines.
+    pub work_seed: Option<PathBuf>,
+    /// Set for registered images that bring a kernel of their own.
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    pub modules: Option<PathBuf>,
+}
+
+/// How processes of the image are to be started (OCI image-spec, config.md).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `NAME=value`.
+    #[serde(default)]
+    pub environment: Vec<String>,
+    #[serde(default)]
+    pub working_directory: Option<String>,
+    /// `user`, `uid`, `user:group`, `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// `80/tcp`.
+    #[serde(default)]
+    pub exposed_ports: Vec<String>,
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// Digest of the blob as the registry serves it.
+    pub digest: String,
+    pub media_type: String,
+    /// Length of that blob in bytes.
+    pub size: u64,
+}

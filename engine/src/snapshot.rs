@@ -1,0 +1,218 @@
+//! What a screen shows: one consistent picture of the store, published whenever it changes.
+//!
+//! The [`Publisher`] sleeps until the store changes (by this process or another), compares the
+//! generation numbers, reads only the tables that changed and publishes a new [`Snapshot`]. Progress
+//! is not part of the picture: a snapshot holds the counters themselves, which go on moving.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::data_directory::DataDirectory;
+use crate::error::Result;
+use crate::identifier::OperationId;
+use crate::image::record::Image;
+use crate::kernel::record::Kernel;
+use crate::operation::Operations;
+use crate::operation::progress::Progress;
+use crate::operation::record::{OperationRecord, OperationState};
+use crate::store::change::ChangeWatch;
+use crate::store::{self, Generations, Store};
+use crate::vm::record::Vm;
+
+/// Operations shown at most; older ones are read from the store when asked for.
+const OPERATIONS_SHOWN: usize = 200;
+
+/// Shortest time between two pictures.
+const PERIOD: Duration = Duration::from_millis(33);
+
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts the pictures; 0 is the empty one before the store was read.
+    pub generation: u64,
+    pub images: Arc<Vec<Image>>,
+    pub kernels: Arc<Vec<Kernel>>,
+    pub vms: Arc<Vec<Vm>>,
+    /// Newest first.
+    pub operations: Arc<Vec<OperationView>>,
+}
+
+/// An operation with its live counters.
+#[derive(Clone, Debug)]
+pub struct OperationView {
+    pub record: OperationRecord,
+    pub progress: Arc<Progress>,
+    /// Whether this very process runs it.
+    pub local: bool,
+}
+
+/// Owns the task that publishes.
+#[derive(Debug)]
+pub struct Publisher {
+    receiver: watch::Receiver<Arc<Snapshot>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Publisher {
+    /// Must be called within a tokio runtime.
+    pub fn start(data: &DataDirectory, store: Store, operations: Operations) -> Result<Self> {
+        let changes = ChangeWatch::new(&data.database())?;
+        let (sender, receiver) = watch::channel(Arc::default());
+        let source = Source {
+            root: data.root().to_owned(),
+            store,
+            operations,
+            generations: None,
+            progress: HashMap::new(),
+            current: Snapshot::default(),
+        };
+        let task = tokio::spawn(publish(source, changes, sender));
+        Ok(Self { receiver, task })
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.receiver.clone()
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn publish(mut source: Source, mut changes: ChangeWatch, sender: watch::Sender<Arc<Snapshot>>) {
+    loop {
+        if let Err(error) = source.operations.obey_cancel_requests().await {
+            tracing::warn!(%error, "cancel requests could not be read");
+        }
+        // Nobody watches a headless run's picture but the one receiver the publisher itself keeps.
+        if sender.receiver_count() > 1 || source.current.generation == 0 {
+            match source.refresh().await {
+                Ok(true) => {
+                    sender.send_replace(Arc::new(source.current.clone()));
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the store could not be read"),
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
+        if let Err(error) = changes.changed().await {
+            tracing::error!(%error, "changes of the store can no longer be watched");
+            return;
+        }
+    }
+}
+
+struct Source {
+    root: std::path::PathBuf,
+    store: Store,
+    operations: Operations,
+    /// As of the current picture.
+    generations: Option<Generations>,
+    /// Counters of other processes' operations, which outlive one picture.
+    progress: HashMap<OperationId, Arc<Progress>>,
+    current: Snapshot,
+}
+
+/// What one look at the store brought.
+#[derive(Default)]
+struct Changes {
+    generations: Generations,
+    images: Option<Vec<Image>>,
+    kernels: Option<Vec<Kernel>>,
+    vms: Option<Vec<Vm>>,
+    operations: Option<Vec<OperationRecord>>,
+    progress: Vec<(OperationId, Vec<crate::operation::progress::ProgressReport>)>,
+}
+
+impl Source {
+    /// Reads what changed; returns whether the picture is a new one.
+    async fn refresh(&mut self) -> Result<bool> {
+        let (root, before) = (self.root.clone(), self.generations);
+        let changes = self
+            .store
+            .read(move |connection| {
+                let generations = Generations::read(connection)?;
+                let changed =
+                    |of: fn(&Generations) -> i64| before.is_none_or(|before| of(&before) != of(&generations));
+                let mut changes = Changes { generations, ..Changes::default() };
+                if changed(|g| g.images) {
+                    changes.images = Some(store::images::list(connection, &root)?);
+                }
+                if changed(|g| g.kernels) {
+                    changes.kernels = Some(store::kernels::list(connection, &root)?);
+                }
+                if changed(|g| g.vms) || changed(|g| g.images) {
+                    changes.vms = Some(store::vms::list(connection)?);
+                }
+                if changed(|g| g.operations) {
+                    changes.operations = Some(store::operations::list(connection, OPERATIONS_SHOWN)?);
+                }
+                if changed(|g| g.progress) {
+                    for record in store::operations::running(connection)? {
+                        let progress = store::operations::progress(connection, &record.id)?;
+                        changes.progress.push((record.id, progress));
+                    }
+                }
+                Ok(changes)
+            })
+            .await?;
+        self.generations = Some(changes.generations);
+        let mut new = self.current.generation == 0;
+        if let Some(images) = changes.images {
+            self.current.images = Arc::new(images);
+            new = true;
+        }
+        if let Some(kernels) = changes.kernels {
+            self.current.kernels = Arc::new(kernels);
+            new = true;
+        }
+        if let Some(vms) = changes.vms {
+            self.current.vms = Arc::new(vms);
+            new = true;
+        }
+        if let Some(records) = changes.operations {
+            self.adopt_operations(records).await;
+            new = true;
+        }
+        for (id, reports) in changes.progress {
+            if self.operations.local_progress(&id).is_none()
+                && let Some(progress) = self.progress.get(&id)
+            {
+                progress.adopt(&reports);
+            }
+        }
+        if new {
+            self.current.generation += 1;
+        }
+        Ok(new)
+    }
+
+    async fn adopt_operations(&mut self, records: Vec<OperationRecord>) {
+        let mut views = Vec::with_capacity(records.len());
+        let mut kept = HashMap::with_capacity(records.len());
+        for record in records {
+            let local = self.operations.local_progress(&record.id);
+            let is_local = local.is_some();
+            let progress = match local.or_else(|| self.progress.remove(&record.id)) {
+                Some(progress) => progress,
+                None => Arc::default(),
+            };
+            // The last report of an ended operation arrives with its end; take it once more.
+            if !is_local
+                && (record.state != OperationState::Running || progress.parts().is_empty())
+                && let Ok(reports) = self.operations.reported_progress(&record.id).await
+                && progress.report() != reports
+            {
+                progress.adopt(&reports);
+            }
+            kept.insert(record.id.clone(), Arc::clone(&progress));
+            views.push(OperationView { record, progress, local: is_local });
+        }
+        self.progress = kept;
+        self.current.operations = Arc::new(views);
+    }
+}

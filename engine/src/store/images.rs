@@ -1,0 +1,109 @@
+//! Rows of `images`.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::{json, to_json};
+use crate::error::{Error, Result};
+use crate::identifier::ImageId;
+use crate::image::record::Image;
+
+/// Inserts an image. Paths below `root`, the data directory, are kept relative to it, so that the
+/// directory can move. A name already taken is a conflict.
+pub fn insert(connection: &Connection, root: &Path, image: &Image) -> Result<()> {
+    if by_name(connection, root, &image.name)?.is_some() {
+        return Err(name_taken(&image.name));
+    }
+    let mut stored = image.clone();
+    each_path(&mut stored, |path| path.strip_prefix(root).map_or_else(|_| path.clone(), Path::to_owned));
+    connection
+        .prepare_cached(
+            "INSERT INTO images (id, name, content_id, digest, created_at, detail) VALUES (?1,?2,?3,?4,?5,?6)",
+        )?
+        .execute(params![
+            image.id.as_str(),
+            image.name,
+            image.content_id.as_ref().map(ImageId::as_str),
+            image.digest,
+            image.created_at,
+            to_json(&stored)?
+        ])?;
+    Ok(())
+}
+
+pub fn name_taken(name: &str) -> Error {
+    Error::conflict(format!("there is already an image named `{name}`"))
+        .with_hint("choose another name with --name, or delete that image first")
+}
+
+pub fn list(connection: &Connection, root: &Path) -> Result<Vec<Image>> {
+    select(connection, root, "ORDER BY name", [])
+}
+
+pub fn by_name(connection: &Connection, root: &Path, name: &str) -> Result<Option<Image>> {
+    Ok(select(connection, root, "WHERE name = ?1", [name])?.pop())
+}
+
+/// All images whose id begins so.
+pub fn by_id_prefix(connection: &Connection, root: &Path, prefix: &str) -> Result<Vec<Image>> {
+    select(connection, root, "WHERE substr(id, 1, length(?1)) = ?1", [prefix])
+}
+
+/// Managed images made from this manifest.
+pub fn by_digest(connection: &Connection, root: &Path, digest: &str) -> Result<Vec<Image>> {
+    select(connection, root, "WHERE digest = ?1 AND content_id IS NOT NULL ORDER BY created_at", [digest])
+}
+
+/// Names of the machines made of an image.
+pub fn used_by(connection: &Connection, id: &ImageId) -> Result<Vec<String>> {
+    let mut statement =
+        connection.prepare_cached("SELECT name FROM vms WHERE image_id = ?1 ORDER BY name")?;
+    Ok(statement.query_map([id.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Removes the row. Returns whether no other image shares its files.
+pub fn delete(connection: &Connection, image: &Image) -> Result<bool> {
+    connection.execute("DELETE FROM images WHERE id = ?1", [image.id.as_str()])?;
+    let Some(content) = &image.content_id else { return Ok(false) };
+    let others: i64 = connection.query_row(
+        "SELECT count(*) FROM images WHERE content_id = ?1",
+        [content.as_str()],
+        |row| row.get(0),
+    )?;
+    Ok(others == 0)
+}
+
+/// Folders below `images/` that belong to some image.
+pub fn content_ids(connection: &Connection) -> Result<Vec<ImageId>> {
+    let mut statement =
+        connection.prepare_cached("SELECT DISTINCT content_id FROM images WHERE content_id IS NOT NULL")?;
+    let ids = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    Ok(ids.into_iter().map(ImageId::from_stored).collect())
+}
+
+fn select(
+    connection: &Connection,
+    root: &Path,
+    rest: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Image>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT detail FROM images {rest}"))?;
+    let details = statement.query_map(parameters, |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    details
+        .iter()
+        .map(|detail| {
+            let mut image: Image = json("images.detail", detail)?;
+            each_path(&mut image, |path| root.join(path));
+            Ok(image)
+        })
+        .collect()
+}
+
+fn each_path(image: &mut Image, change: impl Fn(&PathBuf) -> PathBuf) {
+    let files = &mut image.files;
+    files.rootfs = change(&files.rootfs);
+    for path in [&mut files.work_seed, &mut files.kernel, &mut files.initrd, &mut files.modules] {
+        *path = path.as_ref().map(&change);
+    }
+}

@@ -1,0 +1,49 @@
+//! Rows of `leases`: what no two machines may have at once.
+
+use rusqlite::{Connection, params};
+
+use crate::error::Result;
+use crate::identifier::VmId;
+
+/// What is leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// A guest's IPv4 address, as text.
+    Address,
+    /// A port of the host: `tcp/127.0.0.1/2222`.
+    Port,
+}
+
+impl LeaseKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Port => "port",
+        }
+    }
+}
+
+/// Takes a lease; `false` when somebody has it.
+pub fn take(connection: &Connection, kind: LeaseKind, value: &str, vm: &VmId) -> Result<bool> {
+    let taken = connection
+        .prepare_cached(
+            "INSERT INTO leases (kind, value, vm_id, detail) VALUES (?1, ?2, ?3, '{}') ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![kind.as_str(), value, vm.as_str()])?;
+    Ok(taken == 1)
+}
+
+pub fn release(connection: &Connection, kind: LeaseKind, value: &str) -> Result<()> {
+    connection.execute("DELETE FROM leases WHERE kind = ?1 AND value = ?2", [kind.as_str(), value])?;
+    Ok(())
+}
+
+/// Every leased value of a kind, with its machine.
+pub fn list(connection: &Connection, kind: LeaseKind) -> Result<Vec<(String, VmId)>> {
+    let mut statement =
+        connection.prepare_cached("SELECT value, vm_id FROM leases WHERE kind = ?1 AND vm_id IS NOT NULL")?;
+    let rows = statement
+        .query_map([kind.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(String, String)>, _>>()?;
+    Ok(rows.into_iter().map(|(value, vm)| (value, VmId::from_stored(vm))).collect())
+}

@@ -1,0 +1,222 @@
+//! What a machine is, as the store keeps it and the screens show it.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Milliseconds;
+use crate::identifier::{ImageId, VmId};
+use crate::process::ProcessIdentity;
+use crate::vmm::Accelerator;
+
+/// ```text
+/// created ─▶ starting ─▶ running ─▶ stopping ─▶ stopped ─▶ starting …
+///               └─▶ failed ◀─┘ (guest or hypervisor ended by itself with an error)
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// Reserved, never booted.
+    Created,
+    Starting,
+    /// The agent answered once and the hypervisor runs.
+    Running,
+    Stopping,
+    Stopped,
+    /// The last boot or run failed; the boot says why.
+    Failed,
+}
+
+impl VmState {
+    pub const ALL: [Self; 6] =
+        [Self::Created, Self::Starting, Self::Running, Self::Stopping, Self::Stopped, Self::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Whether a hypervisor process belongs to this state.
+    pub fn has_process(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    pub id: VmId,
+    pub name: String,
+    pub state: VmState,
+    pub image_id: ImageId,
+    /// Name of that image now.
+    pub image: String,
+    pub kernel: String,
+    pub created_at: Milliseconds,
+    pub settings: VmSettings,
+    pub run: Option<VmRun>,
+    /// Leased address of the guest.
+    pub address: Option<Ipv4Addr>,
+    /// The newest boot.
+    pub boot: Option<Boot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSettings {
+    pub cpus: u32,
+    pub memory_mib: u64,
+    /// Length of the root disk in bytes.
+    pub disk_bytes: u64,
+    pub network: NetworkMode,
+    #[serde(default)]
+    pub ports: Vec<PortForward>,
+    /// Replaces the image's command when not empty.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `NAME=value`, added to the image's environment.
+    #[serde(default)]
+    pub environment: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    User,
+    Bridge,
+    None,
+}
+
+/// A port of the host's loopback interface that leads into the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortForward {
+    pub protocol: Protocol,
+    pub host_address: Ipv4Addr,
+    pub host_port: u16,
+    pub guest_port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// The hypervisor process of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRun {
+    pub process: ProcessIdentity,
+    pub accelerator: Accelerator,
+    pub started_at: Milliseconds,
+}
+
+/// One boot: its phases with their times, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Number of the row in the store; 0 before it has one.
+    #[serde(default)]
+    pub id: i64,
+    pub started_at: Milliseconds,
+    pub accelerator: Option<Accelerator>,
+    pub phases: Vec<BootPhase>,
+    pub failure: Option<BootFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootPhase {
+    pub name: BootPhaseName,
+    pub status: BootPhaseStatus,
+    pub started_at: Option<Milliseconds>,
+    pub duration_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootPhaseName {
+    Resolve,
+    Reserve,
+    Disk,
+    Network,
+    Vmm,
+    Kernel,
+    Init,
+    Agent,
+    Ready,
+}
+
+impl BootPhaseName {
+    pub const ALL: [Self; 9] = [
+        Self::Resolve,
+        Self::Reserve,
+        Self::Disk,
+        Self::Network,
+        Self::Vmm,
+        Self::Kernel,
+        Self::Init,
+        Self::Agent,
+        Self::Ready,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Reserve => "reserve",
+            Self::Disk => "disk",
+            Self::Network => "network",
+            Self::Vmm => "vmm",
+            Self::Kernel => "kernel",
+            Self::Init => "init",
+            Self::Agent => "agent",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootPhaseStatus {
+    Pending,
+    Active,
+    Done,
+    Failed,
+    Skipped,
+}
+
+/// Why a boot failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFailure {
+    pub class: BootFailureClass,
+    pub message: String,
+    pub hint: String,
+    /// Last lines of the serial console, control characters taken out.
+    pub console_tail: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootFailureClass {
+    NoRootDevice,
+    RootNotAFileSystem,
+    NoInit,
+    KernelPanic,
+    WrongArchitecture,
+    AcceleratorDied,
+    OutOfMemory,
+    Network,
+    AgentSilent,
+    HypervisorMissing,
+    HypervisorExited,
+    Stalled,
+    Cancelled,
+    /// The vmdeck process that drove the boot ended before the machine was ready.
+    Abandoned,
+}

@@ -1,0 +1,156 @@
+//! The boundary to the hypervisor: what the rest of the engine may ask of one, and nothing of how
+//! QEMU does it.
+//!
+//! A machine's hypervisor is a process of its own session that outlives this one; every handle here
+//! is only a connection to it and may be dropped at any time.
+
+pub mod qcow2;
+pub mod qemu;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Result;
+use crate::process::ProcessIdentity;
+use crate::vm::record::PortForward;
+
+/// How guest instructions are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    Kvm,
+    /// QEMU's translator: works everywhere, slow.
+    Tcg,
+}
+
+/// Which accelerator to use, and the reason a user is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceleratorVerdict {
+    pub accelerator: Accelerator,
+    /// One sentence: why this one, and for TCG why not KVM.
+    pub reason: String,
+}
+
+/// Everything a hypervisor needs to know of a machine.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// The machine's folder. Put here, mode 0600: `qmp.sock`, `channel-<n>.sock` (host ends of the
+    /// virtio-serial ports, see [`crate::guest`]), `console.sock`, `console.log`.
+    pub directory: PathBuf,
+    /// For the process title; has passed the check of names.
+    pub name: String,
+    pub accelerator: Accelerator,
+    pub cpus: u32,
+    pub memory_mib: u64,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub command_line: String,
+    pub disks: Vec<Disk>,
+    pub network: NetworkAttachment,
+}
+
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    pub read_only: bool,
+    /// virtio-blk serial, at most 20 bytes: how the guest tells its disks apart.
+    pub serial: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFormat {
+    Raw,
+    Qcow2,
+}
+
+#[derive(Clone, Debug)]
+pub enum NetworkAttachment {
+    None,
+    /// The hypervisor's own user-mode network.
+    User {
+        network: UserNetwork,
+        mac: String,
+        forwards: Vec<PortForward>,
+    },
+    /// An existing tap device.
+    Tap {
+        device: String,
+        mac: String,
+    },
+}
+
+/// Addresses of a user-mode network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserNetwork {
+    /// Network address, `10.x.y.0`.
+    pub network: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Ipv4Addr,
+    pub resolver: Ipv4Addr,
+    pub guest: Ipv4Addr,
+}
+
+/// A hypervisor.
+pub trait Vmm: Send + Sync + 'static {
+    /// Which accelerator this host really runs guests with. The proof is kept (by boot of the host,
+    /// hypervisor version, CPU), so that only the first call takes long.
+    fn accelerator<'a>(&'a self, cancel: &'a CancellationToken) -> BoxFuture<'a, Result<AcceleratorVerdict>>;
+
+    /// Records that an accelerator failed to run a guest it was thought to run.
+    fn distrust_accelerator(&self, accelerator: Accelerator, reason: &str) -> Result<()>;
+
+    /// Starts the process in a session of its own. When this returns, the process answers on its
+    /// control socket and the guest's CPUs run. When it fails, no process is left.
+    ///
+    /// `identity` is called with the process before the guest runs, so that it is on record before
+    /// anything can go wrong.
+    fn launch<'a>(
+        &'a self,
+        spec: &'a MachineSpec,
+        identity: Box<dyn FnOnce(ProcessIdentity) -> BoxFuture<'static, Result<()>> + Send + 'a>,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
+
+    /// Connects to a process started earlier, perhaps by another vmdeck process.
+    fn attach<'a>(
+        &'a self,
+        directory: &'a Path,
+        process: &'a ProcessIdentity,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
+}
+
+/// A running hypervisor process.
+pub trait Machine: Send + Sync {
+    fn process(&self) -> &ProcessIdentity;
+
+    fn status(&self) -> BoxFuture<'_, Result<MachineStatus>>;
+
+    /// Presses the ACPI power button.
+    fn press_power_button(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Ends the process: asks it to quit, and kills it when it does not within a second.
+    fn terminate(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Waits until the process is gone. Does not poll (pidfd).
+    fn wait(&self) -> BoxFuture<'_, Result<()>>;
+
+    fn add_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;
+
+    fn remove_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What the hypervisor says of its guest (QMP `query-status`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineStatus {
+    Running,
+    Paused,
+    /// The guest powered itself off or asked for it.
+    Shutdown,
+    /// Guest panicked, or the accelerator hit an internal error.
+    Broken,
+}
