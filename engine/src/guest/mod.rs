@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub const CHANNELS: usize = 8;
 
 /// The static binary that is init and agent inside the machine.
-pub const GUEST_BINARY: &[u8] = &[];
+pub const GUEST_BINARY: &[u8] = include_bytes!(env!("VMDECK_GUEST_BINARY"));
 
 /// How far the guest has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
