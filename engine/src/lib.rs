@@ -36,6 +36,8 @@ use operation::Operations;
 use snapshot::{Publisher, Snapshot};
 use store::Store;
 use vm::VmService;
+use vmm::Vmm;
+use vmm::qemu::Qemu;
 
 /// The facade: every command is one line that forwards to its service.
 #[derive(Clone, Debug)]
@@ -66,8 +68,15 @@ impl Engine {
         let operations = Operations::new(store.clone())?;
         let images = ImageService::new(data.clone(), store.clone(), operations.clone());
         let kernels = KernelService::new(data.clone(), store.clone(), operations.clone());
-        let vms =
-            VmService::new(data.clone(), store.clone(), operations.clone(), images.clone(), kernels.clone());
+        let vmm: Arc<dyn Vmm> = Arc::new(Qemu::new(data.root().join("cache")));
+        let vms = VmService::new(
+            data.clone(),
+            store.clone(),
+            operations.clone(),
+            images.clone(),
+            kernels.clone(),
+            vmm,
+        );
         let publisher = Publisher::start(&data, store, operations.clone())?;
         let engine = Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, publisher }) };
         engine.reconcile().await?;

@@ -65,6 +65,9 @@ stored_enum!(
         VmCreate = "vm create",
         VmStart = "vm start",
         VmStop = "vm stop",
+        VmRestart = "vm restart",
+        VmSet = "vm set",
+        VmReset = "vm reset",
         VmDelete = "vm delete",
         HostProbe = "host probe",
     }

@@ -30,7 +30,12 @@ CREATE TABLE vms (
     created_at   INTEGER NOT NULL,
     settings     TEXT NOT NULL,
     -- The process and what it was started with; NULL when none is known to run.
-    run          TEXT
+    run          TEXT,
+    -- How the last run ended; NULL while one runs and before the first.
+    ended        TEXT,
+    -- How long the phases before the first boot took.
+    creation     TEXT,
+    labels       TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX vms_by_image ON vms (image_id);
 CREATE INDEX vms_by_kernel ON vms (kernel_name);

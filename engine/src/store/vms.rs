@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{json, to_json};
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, VmId};
-use crate::vm::record::{Boot, Vm, VmRun, VmSettings, VmState};
+use crate::vm::record::{Boot, Vm, VmEnd, VmRun, VmSettings, VmState};
 
 /// Boots kept per machine.
 const BOOTS_KEPT: i64 = 20;
@@ -14,7 +14,8 @@ const SELECT: &str =
     "SELECT v.id, v.name, v.state, v.image_id, i.name, v.kernel_name, v.created_at, v.settings, v.run,
         (SELECT value FROM leases WHERE vm_id = v.id AND kind = 'address'),
         (SELECT id FROM boots WHERE vm_id = v.id ORDER BY id DESC LIMIT 1),
-        (SELECT detail FROM boots WHERE vm_id = v.id ORDER BY id DESC LIMIT 1)
+        (SELECT detail FROM boots WHERE vm_id = v.id ORDER BY id DESC LIMIT 1),
+        v.ended, v.creation, v.labels
     FROM vms v JOIN images i ON i.id = v.image_id";
 
 pub fn insert(connection: &Connection, vm: &Vm) -> Result<()> {
@@ -24,8 +25,9 @@ pub fn insert(connection: &Connection, vm: &Vm) -> Result<()> {
     }
     connection
         .prepare_cached(
-            "INSERT INTO vms (id, name, state, image_id, kernel_name, created_at, settings, run)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8)",
+            "INSERT INTO vms (id, name, state, image_id, kernel_name, created_at, settings, run,
+                 ended, creation, labels)
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
         )?
         .execute(params![
             vm.id.as_str(),
@@ -36,6 +38,9 @@ pub fn insert(connection: &Connection, vm: &Vm) -> Result<()> {
             vm.created_at,
             to_json(&vm.settings)?,
             vm.run.as_ref().map(to_json).transpose()?,
+            vm.ended.as_ref().map(to_json).transpose()?,
+            vm.creation.as_ref().map(to_json).transpose()?,
+            to_json(&vm.labels)?,
         ])?;
     Ok(())
 }
@@ -57,12 +62,18 @@ pub fn by_id_prefix(connection: &Connection, prefix: &str) -> Result<Vec<Vm>> {
     select(connection, "WHERE substr(v.id, 1, length(?1)) = ?1", [prefix])
 }
 
-pub fn set_state(connection: &Connection, id: &VmId, state: VmState, run: Option<&VmRun>) -> Result<()> {
-    connection.prepare_cached("UPDATE vms SET state = ?2, run = ?3 WHERE id = ?1")?.execute(params![
-        id.as_str(),
-        state.as_str(),
-        run.map(to_json).transpose()?
-    ])?;
+/// Sets the state together with what belongs to it: the process of a machine that has one, and how
+/// the last run ended for one that has none.
+pub fn set_state(
+    connection: &Connection,
+    id: &VmId,
+    state: VmState,
+    run: Option<&VmRun>,
+    ended: Option<&VmEnd>,
+) -> Result<()> {
+    connection.prepare_cached("UPDATE vms SET state = ?2, run = ?3, ended = ?4 WHERE id = ?1")?.execute(
+        params![id.as_str(), state.as_str(), run.map(to_json).transpose()?, ended.map(to_json).transpose()?],
+    )?;
     Ok(())
 }
 
@@ -130,6 +141,8 @@ fn vm(row: &Row<'_>) -> Result<Vm> {
     let run: Option<String> = row.get(8)?;
     let address: Option<String> = row.get(9)?;
     let newest: Option<(i64, String)> = row.get::<_, Option<i64>>(10)?.zip(row.get(11)?);
+    let (ended, creation): (Option<String>, Option<String>) = (row.get(12)?, row.get(13)?);
+    let labels: String = row.get(14)?;
     Ok(Vm {
         id: VmId::from_stored(row.get(0)?),
         name: row.get(1)?,
@@ -142,6 +155,9 @@ fn vm(row: &Row<'_>) -> Result<Vm> {
         run: run.map(|text| json("vms.run", &text)).transpose()?,
         address: address.map(|text| text.parse().map_err(|_| damaged("leases.value"))).transpose()?,
         boot: newest.map(|(id, detail)| boot(id, &detail)).transpose()?,
+        ended: ended.map(|text| json("vms.ended", &text)).transpose()?,
+        creation: creation.map(|text| json("vms.creation", &text)).transpose()?,
+        labels: json("vms.labels", &labels)?,
     })
 }
 

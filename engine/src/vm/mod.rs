@@ -2,6 +2,7 @@
 
 pub mod record;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use crate::kernel::KernelService;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
+use crate::vmm::Vmm;
 use record::{Boot, NetworkMode, PortForward, Vm};
 
 /// The service: a cheap handle.
@@ -29,6 +31,7 @@ struct Shared {
     operations: Operations,
     images: ImageService,
     kernels: KernelService,
+    vmm: Arc<dyn Vmm>,
 }
 
 /// What to create; what is not given is decided by the engine.
@@ -47,6 +50,7 @@ pub struct CreateVm {
     /// Replaces the image's command.
     pub command: Vec<String>,
     pub environment: Vec<String>,
+    pub labels: BTreeMap<String, String>,
     /// Allow plain HTTP when the image has to be pulled.
     pub plain_http: bool,
 }
@@ -71,8 +75,9 @@ impl VmService {
         operations: Operations,
         images: ImageService,
         kernels: KernelService,
+        vmm: Arc<dyn Vmm>,
     ) -> Self {
-        Self { shared: Arc::new(Shared { data, store, operations, images, kernels }) }
+        Self { shared: Arc::new(Shared { data, store, operations, images, kernels, vmm }) }
     }
 
     pub async fn list(&self) -> Result<Vec<Vm>> {

@@ -1,5 +1,6 @@
 //! What a machine is, as the store keeps it and the screens show it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,15 @@ pub struct Vm {
     pub address: Option<Ipv4Addr>,
     /// The newest boot.
     pub boot: Option<Boot>,
+    /// How the last run ended; none while one runs and before the first.
+    #[serde(default)]
+    pub ended: Option<VmEnd>,
+    /// What was done before the first boot, and how long it took.
+    #[serde(default)]
+    pub creation: Option<Creation>,
+    /// Set by the user, to tell machines apart by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +127,47 @@ pub struct VmRun {
     pub process: ProcessIdentity,
     pub accelerator: Accelerator,
     pub started_at: Milliseconds,
+}
+
+/// How a run of a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmEnd {
+    /// When it was noticed.
+    pub at: Milliseconds,
+    pub cause: VmEndCause,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmEndCause {
+    /// vmdeck was asked to stop it, and the agent powered the guest off.
+    StoppedByAgent,
+    /// vmdeck was asked to stop it, and the guest obeyed the power button.
+    StoppedByPowerButton,
+    /// vmdeck was asked to stop it, and had to end the hypervisor.
+    Killed,
+    /// The guest powered itself off or rebooted.
+    GuestEnded,
+    GuestPanicked,
+    /// The hypervisor ended without the guest having powered off.
+    HypervisorEnded,
+    /// The boot failed; it says why.
+    BootFailed,
+    BootCancelled,
+    /// The host was restarted while the machine ran.
+    HostRestarted,
+    /// The process on record belongs to another data directory: this one is a copy.
+    Elsewhere,
+}
+
+/// Times of what comes before a machine's first boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creation {
+    pub started_at: Milliseconds,
+    pub resolve_ms: u64,
+    pub reserve_ms: u64,
 }
 
 /// One boot: its phases with their times, and how it ended.

@@ -96,7 +96,7 @@ pub struct UserNetwork {
 }
 
 /// A hypervisor.
-pub trait Vmm: Send + Sync + 'static {
+pub trait Vmm: std::fmt::Debug + Send + Sync + 'static {
     /// Which accelerator this host really runs guests with. The proof is kept (by boot of the host,
     /// hypervisor version, CPU), so that only the first call takes long.
     fn accelerator<'a>(&'a self, cancel: &'a CancellationToken) -> BoxFuture<'a, Result<AcceleratorVerdict>>;
