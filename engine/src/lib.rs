@@ -11,6 +11,7 @@ pub mod guest;
 pub mod identifier;
 pub mod image;
 pub mod kernel;
+pub mod keys;
 pub mod lock;
 pub mod operation;
 pub mod process;
