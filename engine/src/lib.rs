@@ -4,6 +4,7 @@
 //! locks and none reaches into another's. Long work runs as an operation on a task of its own.
 
 pub mod clock;
+pub mod cpio;
 pub mod data_directory;
 pub mod doctor;
 pub mod error;
