@@ -197,10 +197,7 @@ impl Source {
         for record in records {
             let local = self.operations.local_progress(&record.id);
             let is_local = local.is_some();
-            let progress = match local.or_else(|| self.progress.remove(&record.id)) {
-                Some(progress) => progress,
-                None => Arc::default(),
-            };
+            let progress = local.or_else(|| self.progress.remove(&record.id)).unwrap_or_default();
             // The last report of an ended operation arrives with its end; take it once more.
             if !is_local
                 && (record.state != OperationState::Running || progress.parts().is_empty())

@@ -103,6 +103,12 @@ pub struct ExecSession {
     /// Bounded: not reading it stops the command's writes, nobody else's. Ends with the command.
     pub output: mpsc::Receiver<ExecOutput>,
     pub control: ExecControl,
+    pub end: ExecEnd,
+}
+
+/// The end of a command, to be waited for.
+#[derive(Clone, Debug)]
+pub struct ExecEnd {
     status: watch::Receiver<Option<ExecStatus>>,
 }
 
@@ -142,7 +148,7 @@ impl GuestChannel {
     }
 }
 
-impl ExecSession {
+impl ExecEnd {
     /// Waits for the end of the command.
     pub async fn status(&mut self) -> Result<ExecStatus> {
         let status = self.status.wait_for(Option::is_some).await;

@@ -1,0 +1,157 @@
+//! Commands without the console: the same engine, its results on standard output, its progress on
+//! standard error. One file per noun.
+
+mod exec;
+mod image;
+mod interrupt;
+mod kernel;
+mod logs;
+mod man;
+mod operation;
+pub(crate) mod output;
+mod progress;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use vmdeck_engine::data_directory::DataDirectory;
+use vmdeck_engine::operation::Task;
+use vmdeck_engine::{Engine, Error, Result};
+
+use crate::cli::{Cli, Command};
+use crate::logging;
+use output::{Output, human};
+
+/// What every command has at hand.
+pub(crate) struct Context {
+    pub(crate) engine: Engine,
+    pub(crate) output: Output,
+}
+
+/// How a command ended when it did not fail: its exit status.
+pub(crate) type Outcome = Result<u8>;
+
+/// Runs the command and reports its error.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    let output = Output::new(cli.output, cli.quiet);
+    match dispatch(cli, output) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// `vmdeck --headless` alone.
+pub(crate) fn nothing_to_do() -> ExitCode {
+    let output = Output::new(crate::cli::OutputFormat::Table, false);
+    let error = Error::usage("`--headless` needs a command")
+        .with_hint("for example `vmdeck --headless vm list`; `vmdeck --help` shows all commands");
+    output.error(&error);
+    ExitCode::from(error.kind().exit_code())
+}
+
+fn dispatch(mut cli: Cli, output: Output) -> Outcome {
+    let Some(command) = cli.command.take() else { return Err(Error::usage("no command was given")) };
+    // What needs no engine must work where there is no data directory.
+    let command = match command {
+        Command::Completions { shell } => return man::completions(shell),
+        Command::Man { directory } => return man::pages(directory.as_deref()),
+        Command::Version => return version(output),
+        Command::Keys => return crate::console::keys(&cli, output),
+        other => other,
+    };
+    let path = data_path(&cli)?;
+    let data = DataDirectory::open(&path)?;
+    let _log = logging::start(&data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("vmdeck")
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    let outcome = runtime.block_on(async {
+        let context = Context { engine: Engine::open(path).await?, output };
+        let outcome = match command {
+            Command::Image(command) => image::run(&context, command).await,
+            Command::Kernel(command) => kernel::run(&context, command).await,
+            Command::Vm(command) => vm::run(&context, command).await,
+            Command::Operation(command) => operation::run(&context, command).await,
+            Command::Doctor => doctor(&context).await,
+            Command::Completions { .. } | Command::Man { .. } | Command::Version | Command::Keys => Ok(0),
+        };
+        context.engine.shutdown().await;
+        outcome
+    });
+    // A thread that blocks on standard input must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The data directory: as asked for, else where it is by default.
+pub(crate) fn data_path(cli: &Cli) -> Result<std::path::PathBuf> {
+    match &cli.data_dir {
+        Some(path) => std::path::absolute(path)
+            .map_err(|error| Error::io(format!("cannot resolve `{}`", path.display()), error)),
+        None => DataDirectory::default_path(),
+    }
+}
+
+impl Context {
+    /// Shows an operation's progress while it runs, and cancels it on SIGINT, SIGTERM and SIGHUP.
+    pub(crate) async fn follow<T: Send + 'static>(&self, mut task: Task<T>) -> Result<T> {
+        let operation = task.operation().clone();
+        let display = progress::Display::start(&self.engine, self.output);
+        let mut interrupt = interrupt::Interrupt::new()?;
+        let result = loop {
+            tokio::select! {
+                result = task.wait() => break result,
+                times = interrupt.next() => {
+                    if times > 1 {
+                        // Asked twice: whatever is half done is cleaned up by the next process.
+                        std::process::exit(130);
+                    }
+                    self.output.message("cancelling; once more to leave at once");
+                    operation.cancel();
+                }
+            }
+        };
+        display.finish().await;
+        result
+    }
+}
+
+async fn doctor(context: &Context) -> Outcome {
+    use vmdeck_engine::doctor::{self, CheckStatus};
+    let report = doctor::examine(&context.engine).await?;
+    if !context.output.json(&report)? {
+        let mut text = String::new();
+        for check in &report.checks {
+            let mark = match check.status {
+                CheckStatus::Ok => "ok",
+                CheckStatus::Warning => "warn",
+                CheckStatus::Failed => "FAIL",
+            };
+            text.push_str(&format!("{mark:<5} {}: {}\n", human(&check.name), human(&check.finding)));
+            if let Some(fix) = &check.fix {
+                text.push_str(&format!("      → {}\n", human(fix)));
+            }
+        }
+        context.output.text(&text)?;
+    }
+    Ok(if report.worst() == CheckStatus::Failed { 5 } else { 0 })
+}
+
+fn version(output: Output) -> Outcome {
+    let version = env!("CARGO_PKG_VERSION");
+    if !output.json(&serde_json::json!({ "name": "vmdeck", "version": version }))? {
+        output.text(&format!("vmdeck {version}\n"))?;
+    }
+    Ok(0)
+}
+
+/// The command line as clap knows it, for manual pages and completions.
+fn command() -> clap::Command {
+    Cli::command()
+}
