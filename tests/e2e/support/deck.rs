@@ -1,0 +1,222 @@
+//! A data directory with the program: every command as an ordinary user, every machine ended.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::{fixtures, is_root};
+
+/// The user that runs the program where the tests run as root (`nobody`).
+const ORDINARY: u32 = 65534;
+
+/// Longest that any one command may take here: a boot of systemd under TCG beside another one.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+pub(crate) struct Deck {
+    folder: tempfile::TempDir,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// The status must be this one.
+    #[track_caller]
+    pub(crate) fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Standard error must name all of these.
+    #[track_caller]
+    pub(crate) fn says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in:\n{}", self.stderr);
+        }
+        self
+    }
+}
+
+impl Deck {
+    /// An empty data directory.
+    pub(crate) fn new() -> Self {
+        // Not below cargo's folder: the ordinary user may have no way into it.
+        let folder = tempfile::Builder::new().prefix("vmdeck-e2e-").tempdir().unwrap();
+        own(folder.path());
+        Self { folder }
+    }
+
+    /// The one that boot tests share, with a kernel in it; several tests at once are several users'
+    /// processes on one data directory, as DESIGN has it.
+    pub(crate) fn shared() -> Arc<Self> {
+        // Never dropped: assets/test.sh removes the folder for temporary files that it made.
+        static SHARED: OnceLock<Arc<Deck>> = OnceLock::new();
+        Arc::clone(SHARED.get_or_init(|| {
+            let deck = Arc::new(Self::new());
+            deck.import_kernel();
+            deck
+        }))
+    }
+
+    /// Gets Debian's kernel into it.
+    pub(crate) fn import_kernel(&self) {
+        let package = self.readable(&fixtures::kernel_package());
+        self.run(["kernel", "import", "--deb", package.to_str().unwrap()]).expect(0);
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A copy of a file or folder that the ordinary user can read.
+    pub(crate) fn readable(&self, path: &Path) -> PathBuf {
+        let inputs = self.folder.path().join("inputs");
+        fs::create_dir_all(&inputs).unwrap();
+        let copy = inputs.join(path.file_name().unwrap());
+        if !copy.exists() {
+            super::run(Command::new("cp").arg("-r").arg(path).arg(&copy));
+            super::run(Command::new("chmod").args(["-R", "a+rX"]).arg(&inputs));
+        }
+        copy
+    }
+
+    /// The program with these arguments, ready to be started.
+    pub(crate) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.folder.path())
+            .env("VMDECK_DATA_DIR", self.data())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if is_root() {
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
+        command
+    }
+
+    /// Runs a command to its end.
+    #[track_caller]
+    pub(crate) fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+        finish(self.command(arguments).spawn().unwrap())
+    }
+
+    /// Names of what lies in a folder of the data directory.
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.data().join(folder))
+            .map(|entries| {
+                entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+            })
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+
+    /// Hypervisor processes that belong to this data directory, by their working folder.
+    pub(crate) fn hypervisors(&self) -> Vec<i32> {
+        let data = self.data();
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &i32| {
+                fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&data))
+            })
+            .collect()
+    }
+
+    /// A guard that deletes a machine whatever becomes of the test.
+    pub(crate) fn guard(self: &Arc<Self>, name: &str) -> Machine {
+        Machine { deck: Arc::clone(self), name: name.to_owned() }
+    }
+}
+
+impl Drop for Deck {
+    fn drop(&mut self) {
+        for pid in self.hypervisors() {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+/// A machine of a test.
+pub(crate) struct Machine {
+    deck: Arc<Deck>,
+    name: String,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let ended = self.deck.run(["vm", "delete", "--force", &self.name]);
+        if !matches!(ended.status, 0 | 3) && !std::thread::panicking() {
+            panic!("{} could not be deleted: {ended:?}", self.name);
+        }
+    }
+}
+
+/// Waits for a process with patience, then ends it and fails the test.
+#[track_caller]
+pub(crate) fn finish(mut child: Child) -> Ended {
+    let mut pipes = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let stdout = std::thread::spawn(move || read(&mut pipes.0));
+    let stderr = std::thread::spawn(move || read(&mut pipes.1));
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("no end within {PATIENCE:?}; stderr:\n{}", stderr.join().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let code = std::os::unix::process::ExitStatusExt::signal(&status)
+        .map_or_else(|| status.code().unwrap(), |signal| -signal);
+    Ended { status: code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn read(pipe: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The program where the ordinary user can run it.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    &PROGRAM
+        .get_or_init(|| {
+            let folder = tempfile::Builder::new().prefix("vmdeck-bin-").tempdir().unwrap();
+            let path = folder.path().join("vmdeck");
+            fs::copy(env!("CARGO_BIN_EXE_vmdeck"), &path).unwrap();
+            super::run(Command::new("chmod").arg("755").arg(folder.path()).arg(&path));
+            (folder, path)
+        })
+        .1
+}
+
+fn own(path: &Path) {
+    if is_root() {
+        std::os::unix::fs::chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    }
+}

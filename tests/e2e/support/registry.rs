@@ -1,0 +1,78 @@
+//! A real registry (CNCF distribution) on a loopback port of its own.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Registry {
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Starts one; `None`, and a line that says so, where the host has none.
+    pub(crate) fn start() -> Option<Self> {
+        if !super::have("docker-registry") || !super::have("skopeo") {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        // Another program may take the port between the look and the registry's start.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let config = folder.path().join("config.yml");
+            std::fs::write(
+                &config,
+                format!(
+                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                    folder.path().join("data").display()
+                ),
+            )
+            .unwrap();
+            let mut process = Command::new("docker-registry")
+                .arg("serve")
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(20) {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return Some(Self { process, port, _folder: folder });
+                }
+                if process.try_wait().unwrap().is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        panic!("the registry did not start");
+    }
+
+    /// `127.0.0.1:PORT/NAME`
+    pub(crate) fn reference(&self, name: &str) -> String {
+        format!("127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// Pushes an image layout under a name.
+    pub(crate) fn push(&self, layout: &Path, name: &str) {
+        super::run(
+            Command::new("skopeo")
+                .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+                .arg(format!("oci:{}:latest", layout.display()))
+                .arg(format!("docker://{}", self.reference(name))),
+        );
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
