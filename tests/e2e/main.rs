@@ -9,5 +9,7 @@
 mod support;
 
 mod boot;
+mod boot_failures;
 mod command_line;
 mod pull;
+mod truth;
