@@ -13,14 +13,13 @@ tar=$layout/layer.tar
 
 set -- --variant=minbase --aptopt='APT::Install-Recommends "false"' "--dpkgopt=path-exclude=/usr/share/man/*" "--dpkgopt=path-exclude=/usr/share/doc/*"
 [ -z "$include" ] || set -- "$@" "--include=$include"
-# The host's own sources: what it may reach is known to be there.
-sources=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2> /dev/null | grep -E '^deb ' || true)
-if [ -z "$sources" ] && ls /etc/apt/sources.list.d/*.sources > /dev/null 2>&1; then
-    set -- "$@" "$suite" "$tar" /etc/apt/sources.list.d/*.sources
-else
-    printf '%s\n' "$sources" > "$layout/sources.list"
-    set -- "$@" "$suite" "$tar" "$layout/sources.list"
-fi
+# The host's own sources of this suite: what it may reach is known to be there.
+grep -hE "^deb .* $suite" /etc/apt/sources.list /etc/apt/sources.list.d/*.list > "$layout/sources.list" 2> /dev/null || true
+set -- "$@" "$suite" "$tar"
+[ ! -s "$layout/sources.list" ] || set -- "$@" "$layout/sources.list"
+for file in /etc/apt/sources.list.d/*.sources; do
+    ! grep -qsE "^Suites:.*\b$suite\b" "$file" || set -- "$@" "$file"
+done
 mmdebstrap --quiet "$@"
 rm -f "$layout/sources.list"
 
