@@ -1,0 +1,268 @@
+//! The two threads of a layer.
+//!
+//! ```text
+//! packed bytes ──▶ unpack ──▶ buffers ──▶ diff_id · tar · write ──▶ list of entries
+//!   (bounded)     (thread)   (recycled)         (thread)
+//! ```
+//!
+//! SHA-256 is done where the buffers are read: unpacking is the slower half. When one thread ends,
+//! the other one notices by its channels and ends too; a cancel wakes the one that waits for the
+//! network.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use vmdeck_ext4::Formatter;
+
+use super::Compression;
+use super::error::LayerError;
+use super::inflate::{self, Input, Output};
+use super::layer::{self, Budget, LayerEntries};
+use super::tar::Source;
+
+/// Bytes of one buffer between the two threads: large enough that handing it over costs nothing,
+/// small enough to stay in the cache of a core.
+const BUFFER: usize = 256 << 10;
+/// Buffers of one layer: one being filled, one being read, two between them.
+const BUFFERS: usize = 4;
+/// The ratio of a bomb is looked at only when it has some size.
+const RATIO_FREE: u64 = 64 << 20;
+
+/// One layer to be read.
+#[derive(Debug)]
+pub(super) struct LayerJob {
+    pub(super) packed: mpsc::Receiver<Bytes>,
+    pub(super) compression: Compression,
+    /// What the unpacked stream's SHA-256 must be, as `sha256:<hex>`.
+    pub(super) diff_id: Option<String>,
+    /// Most unpacked bytes for each packed one.
+    pub(super) ratio: u64,
+    pub(super) cancel: CancellationToken,
+}
+
+impl LayerJob {
+    /// Runs the layer to its end, on this thread and one more, which has ended when this returns.
+    pub(super) fn run(self, formatter: &Formatter, budget: &Budget) -> Result<LayerEntries, LayerError> {
+        let Self { packed, compression, diff_id, ratio, cancel } = self;
+        let (full, chunks) = sync_channel(BUFFERS);
+        let (free, recycled) = sync_channel(BUFFERS);
+        let unpack_cancel = cancel.clone();
+        let unpack = move || {
+            let taken = Cell::new(0);
+            let mut input = PackedBytes { packed, taken: &taken, cancel: &unpack_cancel };
+            let mut output =
+                Chunks { full, recycled, buffers: 0, taken: &taken, made: 0, ratio, cancel: &unpack_cancel };
+            inflate::inflate(compression, &mut input, &mut output)?;
+            output.full.send(Chunk::End).map_err(|_| LayerError::Stopped)
+        };
+        thread::scope(|scope| {
+            let unpack = thread::Builder::new()
+                .name("layer-unpack".into())
+                .spawn_scoped(scope, unpack)
+                .map_err(LayerError::Thread)?;
+            let hash = diff_id.is_some().then(Sha256::new);
+            let source =
+                ChunkSource { chunks, free, current: Chunk::Shared(Bytes::new()), position: 0, hash };
+            let read = read(source, diff_id, formatter, budget, &cancel);
+            // Its channels are closed now, so that the other thread cannot wait for ever.
+            let unpacked = unpack.join().unwrap_or(Err(LayerError::Stopped));
+            match (read, unpacked) {
+                // The reader was only left alone: the other thread knows why.
+                (Err(LayerError::Stopped), Err(error)) => Err(error),
+                (read, _) => read,
+            }
+        })
+    }
+}
+
+/// Reads the unpacked stream: the archive, and what is behind it.
+fn read(
+    source: ChunkSource,
+    diff_id: Option<String>,
+    formatter: &Formatter,
+    budget: &Budget,
+    cancel: &CancellationToken,
+) -> Result<LayerEntries, LayerError> {
+    let mut writer = formatter.data_writer();
+    let (entries, mut source) = layer::read_layer(source, &mut writer, budget, cancel)?;
+    writer.flush().map_err(LayerError::Write)?;
+    loop {
+        let length = source.fill()?.len();
+        if length == 0 {
+            break;
+        }
+        source.consume(length);
+    }
+    if let (Some(expected), Some(hash)) = (diff_id, source.hash) {
+        let mut found = String::from("sha256:");
+        for byte in hash.finalize() {
+            let _ = write!(found, "{byte:02x}");
+        }
+        if found != expected {
+            return Err(LayerError::DiffId { expected, found });
+        }
+    }
+    Ok(entries)
+}
+
+/// What goes from one thread to the other.
+#[derive(Debug)]
+enum Chunk {
+    /// A buffer that is to be given back, and how much of it is filled.
+    Buffer(Vec<u8>, usize),
+    Shared(Bytes),
+    /// The stream is complete. A channel that closes without it means that unpacking failed.
+    End,
+}
+
+/// The packed side: waits for the network, until the cancel.
+struct PackedBytes<'a> {
+    packed: mpsc::Receiver<Bytes>,
+    taken: &'a Cell<u64>,
+    cancel: &'a CancellationToken,
+}
+
+impl Input for PackedBytes<'_> {
+    fn next(&mut self) -> Result<Option<Bytes>, LayerError> {
+        loop {
+            let bytes = match self.packed.try_recv() {
+                Ok(bytes) => bytes,
+                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    match block_on(self.cancel.run_until_cancelled(self.packed.recv())) {
+                        Some(Some(bytes)) => bytes,
+                        Some(None) => return Ok(None),
+                        None => return Err(LayerError::Cancelled),
+                    }
+                }
+            };
+            if self.cancel.is_cancelled() {
+                return Err(LayerError::Cancelled);
+            }
+            if !bytes.is_empty() {
+                self.taken.set(self.taken.get() + bytes.len() as u64);
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
+/// The unpacked side.
+struct Chunks<'a> {
+    full: SyncSender<Chunk>,
+    recycled: Receiver<Vec<u8>>,
+    /// Buffers there are so far.
+    buffers: usize,
+    taken: &'a Cell<u64>,
+    made: u64,
+    ratio: u64,
+    cancel: &'a CancellationToken,
+}
+
+impl Chunks<'_> {
+    fn hand_over(&mut self, chunk: Chunk, length: usize) -> Result<(), LayerError> {
+        if self.cancel.is_cancelled() {
+            return Err(LayerError::Cancelled);
+        }
+        self.made += length as u64;
+        let packed = self.taken.get();
+        if self.made > RATIO_FREE && self.made / self.ratio.max(1) > packed {
+            return Err(LayerError::Ratio { packed, inflated: self.made, limit: self.ratio });
+        }
+        self.full.send(chunk).map_err(|_| LayerError::Stopped)
+    }
+}
+
+impl Output for Chunks<'_> {
+    fn buffer(&mut self) -> Result<Vec<u8>, LayerError> {
+        match self.recycled.try_recv() {
+            Ok(buffer) => Ok(buffer),
+            Err(TryRecvError::Empty) if self.buffers < BUFFERS => {
+                self.buffers += 1;
+                Ok(vec![0; BUFFER])
+            }
+            Err(TryRecvError::Empty) => self.recycled.recv().map_err(|_| LayerError::Stopped),
+            Err(TryRecvError::Disconnected) => Err(LayerError::Stopped),
+        }
+    }
+
+    fn send(&mut self, buffer: Vec<u8>, filled: usize) -> Result<(), LayerError> {
+        self.hand_over(Chunk::Buffer(buffer, filled), filled)
+    }
+
+    fn pass(&mut self, bytes: Bytes) -> Result<(), LayerError> {
+        let length = bytes.len();
+        self.hand_over(Chunk::Shared(bytes), length)
+    }
+}
+
+/// The unpacked stream as the archive's reader sees it.
+struct ChunkSource {
+    chunks: Receiver<Chunk>,
+    free: SyncSender<Vec<u8>>,
+    current: Chunk,
+    /// Where in `current` the reader is.
+    position: usize,
+    hash: Option<Sha256>,
+}
+
+impl ChunkSource {
+    /// What is left of the current chunk; nothing at the end of the stream.
+    fn rest(&self) -> &[u8] {
+        match &self.current {
+            Chunk::Buffer(buffer, filled) => &buffer[self.position..*filled],
+            Chunk::Shared(bytes) => &bytes[self.position..],
+            Chunk::End => &[],
+        }
+    }
+}
+
+impl Source for ChunkSource {
+    fn fill(&mut self) -> Result<&[u8], LayerError> {
+        while self.rest().is_empty() && !matches!(self.current, Chunk::End) {
+            let next = self.chunks.recv().map_err(|_| LayerError::Stopped)?;
+            self.position = 0;
+            if let Chunk::Buffer(buffer, _) = std::mem::replace(&mut self.current, next) {
+                // Fails only when the other thread has ended and needs none.
+                let _ = self.free.try_send(buffer);
+            }
+            if let Some(mut hash) = self.hash.take() {
+                hash.update(self.rest());
+                self.hash = Some(hash);
+            }
+        }
+        Ok(self.rest())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.position += count;
+    }
+}
+
+/// Waits for a future on this thread, which belongs to no runtime.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
