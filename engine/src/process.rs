@@ -1,10 +1,15 @@
 //! Identity of processes: a pid alone says nothing after a while, so it is kept with the process's
 //! start time and the boot of the host it belongs to.
 
+pub mod detached;
+mod pidfd;
+
 use std::sync::OnceLock;
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+
+pub use pidfd::PidFd;
 
 /// One process of this host, told apart from every later one with the same pid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! Waiting, in a task, until a file descriptor can be read. The engine's only unsafe code.
+//! Waiting, in a task, until a file descriptor can be read. Unsafe code of the engine is here
+//! and in [`crate::process::detached`].
 #![allow(unsafe_code)]
 
 use std::io;
