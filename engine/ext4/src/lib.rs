@@ -11,10 +11,35 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
+mod allocator;
+mod assemble;
+mod bytes;
+mod checksum;
+mod directory;
+mod error;
+mod extent;
 mod formatter;
+mod geometry;
+mod group;
+mod hash;
+mod htree;
+mod inode;
+mod journal;
+mod layout;
+mod numbering;
+mod resize;
+mod stream;
+mod superblock;
+mod time;
 mod tree;
+mod writer;
+mod xattr;
 
-pub use formatter::{DataWriter, FormatError, Formatter, Options, Summary};
+pub use error::{FormatError, InodeError};
+pub use formatter::{Formatter, Options, Summary};
 pub use tree::{
     Directory, Extent, FileData, Inode, InodeId, InodeKind, Metadata, Timestamp, Tree, TreeError,
 };
+pub use writer::DataWriter;
+pub use xattr::{XattrError, xattr_name_is_supported};

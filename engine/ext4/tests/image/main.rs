@@ -1,0 +1,8 @@
+//! Images, written and then judged by e2fsck and read by readers that are not ours.
+
+// Helpers are no `#[test]` functions, so that what is allowed in tests must be said again.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod content;
+mod oracle;
+mod shapes;
