@@ -1,5 +1,9 @@
 //! The kernel service: list, show, pull, import, delete, catalog.
 
+mod boot_image;
+mod decompress;
+mod elf;
+mod modules;
 pub mod record;
 
 use std::path::PathBuf;
