@@ -186,7 +186,7 @@ fn release_in_vmlinux(vmlinux: &[u8]) -> Option<String> {
     None
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(super) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(at) = haystack[from..].iter().position(|&byte| byte == needle[0]) {
         if haystack[from + at..].starts_with(needle) {

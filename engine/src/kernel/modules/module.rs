@@ -20,6 +20,8 @@ pub(in crate::kernel) struct Module {
     pub soft_dependencies: Vec<String>,
     /// Symbols it exports.
     pub symbols: Vec<String>,
+    /// Release of the kernel it was built for.
+    pub release: Option<String>,
 }
 
 impl Module {
@@ -36,6 +38,7 @@ impl Module {
                 "depends" => {
                     module.depends.extend(value.split(',').filter(|name| !name.is_empty()).map(normalize))
                 }
+                "vermagic" => module.release = value.split(' ').next().map(str::to_owned),
                 _ => {}
             }
         }
@@ -109,7 +112,7 @@ mod tests {
             symbol
         });
         let info =
-            b"license=GPL\0depends=virtio,virtio-ring\0alias=virtio:d2v*\0softdep=pre: a-b c post: d\0bad\0";
+            b"vermagic=6.1.0 SMP mod_unload \0depends=virtio,virtio-ring\0alias=virtio:d2v*\0softdep=pre: a-b c post: d\0bad\0";
         let file = build(
             &[
                 (".modinfo", 1, 0, info.to_vec()),
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!(module.depends, ["virtio", "virtio_ring"]);
         assert_eq!(module.aliases, ["virtio:d2v*"]);
         assert_eq!(module.symbols, ["bus_reset"]);
+        assert_eq!(module.release.as_deref(), Some("6.1.0"));
         assert_eq!(module.soft_before().collect::<Vec<_>>(), ["a_b", "c"]);
     }
 

@@ -67,8 +67,9 @@ impl ModuleSet {
         &self.builtin
     }
 
-    pub(in crate::kernel) fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name) || self.builtin.contains(name)
+    /// Whether it is known what is compiled in.
+    pub(in crate::kernel) fn knows_builtin(&self) -> bool {
+        !self.builtin.is_empty()
     }
 
     /// What to load so that all of `wanted` are there, with what they need and softly need.
@@ -161,7 +162,7 @@ mod tests {
             depends: depends.iter().map(ToString::to_string).collect(),
             soft_dependencies: if soft.is_empty() { vec![] } else { vec![soft.into()] },
             aliases: aliases.iter().map(ToString::to_string).collect(),
-            symbols: vec![],
+            ..Module::default()
         }
     }
 
