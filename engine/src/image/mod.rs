@@ -1,15 +1,46 @@
 //! The image service: pull, register, promote, delete.
+//!
+//! ```text
+//! reference ─▶ source (registry, layout, archive) ─▶ layers ─▶ flattener ─▶ staging ─▶ publish
+//!                                        └ blob cache ┘          rootfs.ext4     images/<content>/ + row
+//! ```
+//!
+//! It owns the folder `images/`, the blob cache and the rows of `images`. An image is either there as
+//! a whole, files and row, or not at all: see [`publish`] and [`remove`]. How a tree becomes a file
+//! system is the business of [`crate::rootfs`].
 
+mod blobs;
+mod digest;
+mod flatten;
+mod manifest;
+mod publish;
+mod pull;
 pub mod record;
+mod reference;
+mod registry;
+mod remove;
+mod settings;
+mod source;
+pub(crate) mod text;
+mod transfer;
 
 use std::sync::Arc;
 
 use crate::data_directory::DataDirectory;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::lock::KeyedLocks;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
+use blobs::BlobCache;
+pub use digest::{Digest, DigestError};
+pub use flatten::{Flatten, RECORD, ROOTFS, WORK_SEED};
+pub use manifest::Platform;
 use record::Image;
+pub use reference::{BundleLocation, FORMS, ImageReference, RegistryReference};
+pub use registry::Patience;
+pub use registry::credentials::CredentialFiles;
+pub use settings::{FinalizePulledRootfs, PullAndFlatten, Seams, Settings};
 
 /// The service: a cheap handle.
 #[derive(Clone, Debug)]
@@ -22,13 +53,19 @@ struct Shared {
     data: DataDirectory,
     store: Store,
     operations: Operations,
+    settings: Settings,
+    cache: BlobCache,
+    /// One per image name: two pulls under one name, in whichever processes, come one after the other.
+    names: KeyedLocks,
+    /// One per manifest digest: content that two names share is made once.
+    contents: KeyedLocks,
 }
 
 /// What to pull.
 #[derive(Clone, Debug, Default)]
 pub struct PullImage {
-    /// Any reference form: `[docker://]name[:tag][@digest]`, `oci:DIR[:TAG]`, `oci-archive:FILE`,
-    /// `docker-archive:FILE`.
+    /// Any reference form: `[docker://]name[:tag][@digest]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`.
     pub reference: String,
     /// Name of the new image; by default the last part of the repository's name.
     pub name: Option<String>,
@@ -37,8 +74,21 @@ pub struct PullImage {
 }
 
 impl ImageService {
+    /// The service with its real parts.
     pub fn new(data: DataDirectory, store: Store, operations: Operations) -> Self {
-        Self { shared: Arc::new(Shared { data, store, operations }) }
+        Self::with_settings(data, store, operations, Settings::default())
+    }
+
+    pub fn with_settings(
+        data: DataDirectory,
+        store: Store,
+        operations: Operations,
+        settings: Settings,
+    ) -> Self {
+        let cache = BlobCache::new(data.blobs());
+        let names = KeyedLocks::new(data.locks(), "image");
+        let contents = KeyedLocks::new(data.locks(), "content");
+        Self { shared: Arc::new(Shared { data, store, operations, settings, cache, names, contents }) }
     }
 
     pub async fn list(&self) -> Result<Vec<Image>> {
@@ -49,42 +99,68 @@ impl ImageService {
     /// The image with this name, else the only one whose id begins so.
     pub async fn find(&self, name: &str) -> Result<Image> {
         let (root, name) = (self.shared.data.root().to_owned(), name.to_owned());
-        self.shared
-            .store
-            .read(move |connection| {
-                if let Some(image) = store::images::by_name(connection, &root, &name)? {
-                    return Ok(image);
-                }
-                let mut found = store::images::by_id_prefix(connection, &root, &name)?;
-                match (found.pop(), found.is_empty() && name.len() >= 4) {
-                    (Some(image), true) => Ok(image),
-                    _ => Err(Error::not_found(format!("there is no image `{}`", name.escape_default()))
-                        .with_hint("`vmdeck image list` shows them, `vmdeck image pull` gets one")),
-                }
-            })
-            .await
+        self.shared.store.read(move |connection| store::images::find(connection, &root, &name)).await
+    }
+
+    async fn by_name(&self, name: &str) -> Result<Option<Image>> {
+        let (root, name) = (self.shared.data.root().to_owned(), name.to_owned());
+        self.shared.store.read(move |connection| store::images::by_name(connection, &root, &name)).await
     }
 
     /// Pulls an image. `parent` is the operation it is a part of.
+    ///
+    /// A name that is there already is no error when it holds the very same image.
     pub fn pull(&self, request: PullImage, parent: Option<&Operation>) -> Task<Image> {
-        let target = request.reference.clone();
-        self.shared.operations.spawn(OperationKind::ImagePull, target, parent, |_operation| async move {
-            Err(Error::failed("image pull is being written"))
-        })
+        let (this, target) = (self.clone(), request.reference.clone());
+        self.shared
+            .operations
+            .spawn(OperationKind::ImagePull, target, parent, |operation| this.run_pull(request, operation))
     }
 
     /// The image a machine is to be made of: an existing name, else a reference that is pulled.
-    pub async fn ensure(&self, name_or_reference: &str, _parent: &Operation) -> Result<Image> {
-        self.find(name_or_reference).await
+    pub async fn ensure(&self, name_or_reference: &str, parent: &Operation) -> Result<Image> {
+        let request = PullImage { reference: name_or_reference.to_owned(), ..PullImage::default() };
+        self.ensure_pulled(request, parent).await
+    }
+
+    /// The same with everything that can be said about a pull.
+    ///
+    /// An image that was pulled from the same reference before is taken without a look at the
+    /// registry, whatever its name is.
+    pub async fn ensure_pulled(&self, mut request: PullImage, parent: &Operation) -> Result<Image> {
+        let not_found = match self.find(&request.reference).await {
+            Ok(image) => return Ok(image),
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => error,
+            Err(error) => return Err(error),
+        };
+        let Ok(reference) = request.reference.parse::<ImageReference>() else { return Err(not_found) };
+        let images = self.list().await?;
+        let of_reference = |image: &&Image| {
+            image.reference.as_ref().and_then(|text| text.parse().ok()).as_ref() == Some(&reference)
+        };
+        if let Some(image) = images.iter().find(of_reference) {
+            return Ok(image.clone());
+        }
+        if request.name.is_none() {
+            // `debian:12` beside a `debian` that is something else becomes `debian-12`.
+            let taken = |name: &str| images.iter().any(|image| image.name == name);
+            let name = reference.default_name();
+            request.name = Some(if taken(&name) { reference.longer_name() } else { name });
+        }
+        self.pull(request, Some(parent)).wait().await
     }
 
     /// Deletes an image that no machine uses.
     pub async fn delete(&self, name: &str) -> Result<Image> {
-        self.find(name).await
+        let (this, target) = (self.clone(), name.to_owned());
+        let mut task = self.shared.operations.spawn(OperationKind::ImageDelete, name, None, |_| async move {
+            remove::delete(&this.shared.store, &this.shared.data, &target).await
+        });
+        task.wait().await
     }
 
-    /// Removes image folders that belong to no image.
+    /// Removes image folders that belong to no image, and images whose files are gone.
     pub async fn reconcile(&self) -> Result<()> {
-        Ok(())
+        remove::reconcile(&self.shared.store, &self.shared.data).await
     }
 }

@@ -184,16 +184,15 @@ impl Operations {
                 record.state.as_str()
             )));
         }
-        // The request first: work that is cancelled may ask whether somebody wanted it to be.
+        let local = self.shared.local().get(&record.id).cloned();
+        if let Some(operation) = local {
+            operation.inner.cancel.cancel();
+        }
         let id = record.id.clone();
         self.shared
             .store
             .transaction(move |transaction| store::operations::request_cancel(transaction, &id))
             .await?;
-        let local = self.shared.local().get(&record.id).cloned();
-        if let Some(operation) = local {
-            operation.inner.cancel.cancel();
-        }
         Ok(record)
     }
 

@@ -45,6 +45,19 @@ pub fn by_name(connection: &Connection, root: &Path, name: &str) -> Result<Optio
     Ok(select(connection, root, "WHERE name = ?1", [name])?.pop())
 }
 
+/// The image with this name, else the only one whose id begins with it.
+pub fn find(connection: &Connection, root: &Path, name: &str) -> Result<Image> {
+    if let Some(image) = by_name(connection, root, name)? {
+        return Ok(image);
+    }
+    let mut found = by_id_prefix(connection, root, name)?;
+    match (found.pop(), found.is_empty() && name.len() >= 4) {
+        (Some(image), true) => Ok(image),
+        _ => Err(Error::not_found(format!("there is no image `{}`", name.escape_debug()))
+            .with_hint("`vmdeck image list` shows them, `vmdeck image pull` gets one")),
+    }
+}
+
 /// All images whose id begins so.
 pub fn by_id_prefix(connection: &Connection, root: &Path, prefix: &str) -> Result<Vec<Image>> {
     select(connection, root, "WHERE substr(id, 1, length(?1)) = ?1", [prefix])

@@ -1,0 +1,456 @@
+//! Manifests, indexes and configs of images: the parts that matter here, read from bytes nobody
+//! trusts yet.
+//!
+//! Formats: OCI image-spec 1.1 (manifest.md, image-index.md, config.md) and Docker's image manifest
+//! version 2, schema 2, which differ in media types only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::digest::Digest;
+use super::record::ImageConfig;
+use super::text::printable;
+use crate::error::{Error, Result};
+use crate::rootfs::Compression;
+
+/// Longest manifest or index taken: what registries themselves accept (distribution's limit).
+pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
+/// Longest image config taken. Its history grows with every build step; 8 MiB is far beyond any.
+pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
+/// Most layers of one image. Overlay file systems, which other tools use, end at 500.
+const MOST_LAYERS: usize = 512;
+
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A pointer to a blob (OCI image-spec, descriptor.md).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    #[serde(default)]
+    pub media_type: String,
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    #[serde(default, deserialize_with = "nullable")]
+    pub urls: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: BTreeMap<String, String>,
+    pub platform: Option<Platform>,
+}
+
+/// What an image is made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", printable(&self.os, 30), printable(&self.architecture, 30))?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", printable(variant, 30)))
+    }
+}
+
+impl Platform {
+    /// Linux on the processor this program runs on, in OCI's words (image-spec, image-index.md: the
+    /// values of Go's GOARCH).
+    pub fn host() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", None),
+            "x86" => ("386", None),
+            "aarch64" => ("arm64", Some("v8")),
+            "arm" => ("arm", Some("v7")),
+            "powerpc64" => ("ppc64le", None),
+            "loongarch64" => ("loong64", None),
+            other => (other, None),
+        };
+        Self {
+            architecture: architecture.to_owned(),
+            os: "linux".to_owned(),
+            variant: variant.map(str::to_owned),
+        }
+    }
+
+    /// How well an image for `offered` runs here; lower is better, `None` is not at all.
+    fn rank(&self, offered: &Self) -> Option<u8> {
+        if offered.os != self.os || offered.architecture != self.architecture {
+            return None;
+        }
+        let offered = offered.variant.as_deref().unwrap_or_default();
+        // Best first. On amd64 the variants are levels of instruction sets, and the lowest runs
+        // everywhere; on arm a newer core runs older code (containerd, platforms/compare.go).
+        let order: &[&str] = match self.architecture.as_str() {
+            "amd64" => &["", "v1", "v2", "v3"],
+            "arm64" => &["v8", "", "v8.0"],
+            "arm" => &["v7", "", "v6", "v5"],
+            _ => return offered.is_empty().then_some(0).or(Some(1)),
+        };
+        order.iter().position(|variant| *variant == offered).and_then(|rank| u8::try_from(rank).ok())
+    }
+}
+
+/// What a manifest's name led to.
+#[derive(Clone, Debug)]
+pub(crate) enum Document {
+    Index(Vec<Descriptor>),
+    Manifest(Manifest),
+}
+
+/// One image for one platform.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Manifest {
+    pub config: Descriptor,
+    /// Bottom first.
+    pub layers: Vec<Descriptor>,
+}
+
+impl Document {
+    /// Reads a manifest or an index, whichever the bytes are.
+    ///
+    /// # Errors
+    /// What is neither, Docker's schema 1, which holds no config, and other artifacts.
+    pub(crate) fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Envelope {
+            schema_version: Option<u32>,
+            media_type: Option<String>,
+            artifact_type: Option<String>,
+            manifests: Option<Vec<Descriptor>>,
+            config: Option<Descriptor>,
+            layers: Option<Vec<Descriptor>>,
+        }
+        let damaged = |error| Error::failed("the image's manifest is malformed").with_source(error);
+        let envelope: Envelope = serde_json::from_slice(bytes).map_err(damaged)?;
+        if envelope.schema_version == Some(1) {
+            return Err(Error::failed(
+                "the image has a manifest of Docker's schema 1, which is no longer in use",
+            )
+            .with_hint("push the image again with a current tool"));
+        }
+        let stated = envelope.media_type.as_deref().or(media_type).unwrap_or_default();
+        let known = matches!(stated, OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST | "");
+        match (envelope.manifests, envelope.config, envelope.layers) {
+            // The text must not be one thing for us and another for a scanner (CVE-2021-41190).
+            (Some(manifests), None, None) if !matches!(stated, OCI_MANIFEST | DOCKER_MANIFEST) => {
+                Ok(Self::Index(manifests))
+            }
+            (None, Some(config), Some(layers)) if !matches!(stated, OCI_INDEX | DOCKER_LIST) => {
+                let manifest = Manifest { config, layers };
+                manifest.check(envelope.artifact_type.as_deref())?;
+                Ok(Self::Manifest(manifest))
+            }
+            _ if !known => Err(Error::failed(format!(
+                "the manifest is of type `{}`, which is no container image",
+                printable(stated, 100)
+            ))),
+            _ => Err(Error::failed("the manifest is neither an image nor an index of images")),
+        }
+    }
+}
+
+impl Manifest {
+    fn check(&self, artifact_type: Option<&str>) -> Result<()> {
+        let config = self.config.media_type.as_str();
+        let is_image = matches!(
+            config,
+            "" | "application/vnd.oci.image.config.v1+json"
+                | "application/vnd.docker.container.image.v1+json"
+        );
+        if !is_image {
+            let what = artifact_type.unwrap_or(config);
+            return Err(Error::failed(format!(
+                "the reference names an artifact of type `{}`, which is no container image",
+                printable(what, 100)
+            )));
+        }
+        if self.layers.len() > MOST_LAYERS {
+            return Err(Error::failed(format!(
+                "the image has {} layers; at most {MOST_LAYERS} are taken",
+                self.layers.len()
+            )));
+        }
+        if self.config.size > LARGEST_CONFIG {
+            return Err(Error::failed(format!(
+                "the image's config is said to be {} bytes long; at most {LARGEST_CONFIG} are taken",
+                self.config.size
+            )));
+        }
+        self.layers.iter().try_for_each(|layer| layer.compression().map(|_| ()))?;
+        self.layers
+            .iter()
+            .try_fold(0u64, |sum, layer| sum.checked_add(layer.size))
+            .filter(|sum| *sum < 1 << 50)
+            .map(|_| ())
+            .ok_or_else(|| Error::failed("the sizes of the image's layers are beyond reason"))
+    }
+}
+
+impl Descriptor {
+    /// How a layer is packed, by its media type.
+    pub(crate) fn compression(&self) -> Result<Compression> {
+        let media_type = self.media_type.as_str();
+        let refuse = |why: &str| {
+            Err(Error::failed(format!(
+                "layer {} is of type `{}`: {why}",
+                self.digest.short(),
+                printable(media_type, 100)
+            )))
+        };
+        if media_type.contains("foreign") || media_type.contains("nondistributable") {
+            return refuse("a foreign layer, which the registry does not hold");
+        }
+        if media_type.ends_with("+encrypted") {
+            return refuse("it is encrypted");
+        }
+        match media_type {
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+                Ok(Compression::None)
+            }
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
+            "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
+            _ => refuse("no layer of a root file system"),
+        }
+    }
+
+    /// Whether this entry of an index describes another entry instead of being an image: what build
+    /// tools attach as provenance (BuildKit, attestation-storage.md).
+    fn is_attestation(&self) -> bool {
+        self.annotations.contains_key("vnd.docker.reference.type")
+            || self
+                .platform
+                .as_ref()
+                .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
+    }
+}
+
+/// The entry of an index that is for `platform`; the first of equals, as the specification has it.
+pub(crate) fn select<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
+    let images: Vec<&Descriptor> = entries
+        .iter()
+        .filter(|entry| !entry.is_attestation())
+        .filter(|entry| {
+            matches!(entry.media_type.as_str(), OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST | "")
+        })
+        .collect();
+    let ranked = images.iter().filter_map(|entry| match &entry.platform {
+        Some(offered) => platform.rank(offered).map(|rank| (rank, *entry)),
+        // It does not say; its config will.
+        None => Some((u8::MAX, *entry)),
+    });
+    if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
+        return Ok(entry);
+    }
+    if images.is_empty() {
+        return Err(Error::failed("the index holds no image"));
+    }
+    let mut offered: Vec<String> =
+        images.iter().filter_map(|entry| entry.platform.as_ref()).take(32).map(Platform::to_string).collect();
+    offered.dedup();
+    Err(Error::failed(format!("there is no image for {platform}; there are: {}", offered.join(", ")))
+        .with_hint("vmdeck runs images of this host's own architecture"))
+}
+
+/// An image's config (OCI image-spec, config.md).
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub platform: Platform,
+    pub run: ImageConfig,
+    /// Digests of the layers as plain tar, bottom first.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(flatten)]
+            platform: Platform,
+            #[serde(default, deserialize_with = "nullable")]
+            config: Run,
+            rootfs: RootFs,
+        }
+        #[derive(Deserialize)]
+        struct RootFs {
+            #[serde(default, deserialize_with = "nullable")]
+            diff_ids: Vec<Digest>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Run {
+            #[serde(deserialize_with = "nullable")]
+            entrypoint: Vec<String>,
+            #[serde(deserialize_with = "nullable")]
+            cmd: Vec<String>,
+            #[serde(deserialize_with = "nullable")]
+            env: Vec<String>,
+            working_dir: Option<String>,
+            user: Option<String>,
+            #[serde(deserialize_with = "nullable")]
+            exposed_ports: BTreeMap<String, serde_json::Value>,
+            stop_signal: Option<String>,
+            #[serde(deserialize_with = "nullable")]
+            labels: BTreeMap<String, String>,
+        }
+        let file: File = serde_json::from_slice(bytes)
+            .map_err(|error| Error::failed("the image's config is malformed").with_source(error))?;
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Ok(Self {
+            platform: file.platform,
+            run: ImageConfig {
+                entrypoint: file.config.entrypoint,
+                command: file.config.cmd,
+                environment: file.config.env,
+                working_directory: given(file.config.working_dir),
+                user: given(file.config.user),
+                exposed_ports: file.config.exposed_ports.into_keys().collect(),
+                stop_signal: given(file.config.stop_signal),
+                labels: file.config.labels,
+            },
+            diff_ids: file.rootfs.diff_ids,
+        })
+    }
+
+    /// Refuses an image made for another machine.
+    pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
+        let offered = &self.platform;
+        // Some tools leave both out of the config; then there is nothing to compare.
+        let differs = |offered: &str, wanted: &str| !offered.is_empty() && offered != wanted;
+        if differs(&offered.os, &wanted.os) || differs(&offered.architecture, &wanted.architecture) {
+            return Err(Error::failed(format!("the image is for {offered}; this host runs {wanted}"))
+                .with_hint("choose a tag or digest that is for this host's architecture"));
+        }
+        Ok(())
+    }
+}
+
+/// `null` as the type's default: Go writes empty lists and maps so.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(os: &str, architecture: &str, variant: Option<&str>, content: &str) -> Descriptor {
+        let platform = Platform {
+            os: os.into(),
+            architecture: architecture.into(),
+            variant: variant.map(str::to_owned),
+        };
+        Descriptor {
+            media_type: OCI_MANIFEST.into(),
+            digest: Digest::of(content.as_bytes()),
+            size: 1,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: Some(platform),
+        }
+    }
+
+    fn platform(architecture: &str, variant: Option<&str>) -> Platform {
+        Platform {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_entry_that_suits_the_host_best_is_chosen() {
+        let mut attestation = entry("linux", "amd64", None, "attestation");
+        attestation.annotations.insert("vnd.docker.reference.type".into(), "attestation-manifest".into());
+        let entries = [
+            attestation,
+            entry("unknown", "unknown", None, "unknown"),
+            entry("windows", "amd64", None, "windows"),
+            entry("linux", "amd64", Some("v3"), "v3"),
+            entry("linux", "amd64", None, "plain"),
+            entry("linux", "arm", Some("v6"), "armv6"),
+            entry("linux", "arm", Some("v7"), "armv7"),
+            entry("linux", "arm64", Some("v8"), "arm64"),
+        ];
+        let chosen = |platform: Platform| select(&entries, &platform).unwrap().digest;
+        assert_eq!(chosen(platform("amd64", None)), Digest::of(b"plain"));
+        assert_eq!(chosen(platform("arm", Some("v7"))), Digest::of(b"armv7"));
+        assert_eq!(chosen(platform("arm64", Some("v8"))), Digest::of(b"arm64"));
+    }
+
+    #[test]
+    fn an_index_without_the_platform_says_what_it_has() {
+        let entries = [entry("linux", "arm64", Some("v8"), "a"), entry("windows", "amd64", None, "b")];
+        let error = select(&entries, &platform("amd64", None)).unwrap_err();
+        assert!(error.to_string().contains("no image for linux/amd64"), "{error}");
+        assert!(error.to_string().contains("linux/arm64/v8, windows/amd64"), "{error}");
+        assert!(select(&[], &platform("amd64", None)).unwrap_err().to_string().contains("no image"));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_with_its_type() {
+        let check = |text: &str, expected: &str| {
+            let error = Document::parse(text.as_bytes(), None).unwrap_err();
+            assert!(error.full_message().contains(expected), "{}", error.full_message());
+        };
+        let digest = Digest::of(b"");
+        check(r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema 1");
+        check(r#"{"schemaVersion":2}"#, "neither an image nor an index");
+        check(r#"{"schemaVersion":2,"mediaType":"application/x\u001b"}"#, r"application/x\u{1b}");
+        check("[", "malformed");
+        let manifest = |config: &str, layer: &str| {
+            format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"{config}","digest":"{digest}","size":1}},
+                    "layers":[{{"mediaType":"{layer}","digest":"{digest}","size":1}}]}}"#
+            )
+        };
+        let image = "application/vnd.oci.image.config.v1+json";
+        check(&manifest("application/vnd.cncf.helm.config.v1+json", "x"), "helm");
+        check(&manifest(image, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"), "foreign layer");
+        check(&manifest(image, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), "encrypted");
+        check(&manifest(image, "text/plain"), "no layer of a root file system");
+        let both = format!(
+            r#"{{"schemaVersion":2,"manifests":[],"config":{{"digest":"{digest}","size":1}},"layers":[]}}"#
+        );
+        check(&both, "neither an image nor an index");
+    }
+
+    #[test]
+    fn a_config_with_nulls_is_read() {
+        let text = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":null},
+            "config":{"Cmd":["sh"],"Entrypoint":null,"Env":null,"WorkingDir":"","ExposedPorts":{"80/tcp":{}}}}"#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.run.command, ["sh"]);
+        assert_eq!(config.run.exposed_ports, ["80/tcp"]);
+        assert_eq!(config.run.working_directory, None);
+        assert!(config.check_platform(&platform("amd64", None)).is_ok());
+        let error = config.check_platform(&platform("arm64", Some("v8"))).unwrap_err().to_string();
+        assert!(error.contains("linux/amd64") && error.contains("linux/arm64/v8"), "{error}");
+        assert!(Config::parse(br#"{"rootfs":{},"config":null}"#).unwrap().diff_ids.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Document::parse(&bytes, None);
+            let _ = Config::parse(&bytes);
+        }
+    }
+}

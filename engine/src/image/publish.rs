@@ -1,0 +1,127 @@
+//! The publication window: the only moment in which pulls, promotes and deletes exclude each other.
+//!
+//! Everything long is over when it begins. One `IMMEDIATE` transaction, which holds among all
+//! processes, spans three steps: the name is still free → the folder gets its final name → the row
+//! is inserted. A process that dies in between leaves either nothing or a folder without a row, and
+//! [`super::remove::reconcile`] takes that away.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::flatten::{RECORD, ROOTFS, WORK_SEED};
+use super::record::{Image, ImageFiles};
+use crate::data_directory::DataDirectory;
+use crate::error::{Error, Result};
+use crate::identifier::ImageId;
+use crate::store::{self, Store};
+
+/// Writes the record of an image beside its files and syncs all that must survive. Blocking.
+///
+/// The record says what the store says, so that a folder explains itself.
+pub(crate) fn finalize_pulled_rootfs(folder: &Path, image: &Image) -> Result<()> {
+    let fail = |error| Error::io(format!("cannot write `{}`", folder.join(RECORD).display()), error);
+    let mut record = image.clone();
+    record.files = ImageFiles {
+        rootfs: PathBuf::from(ROOTFS),
+        work_seed: image.files.work_seed.as_ref().map(|_| PathBuf::from(WORK_SEED)),
+        ..ImageFiles::default()
+    };
+    let text = serde_json::to_vec_pretty(&record)
+        .map_err(|error| Error::failed("cannot write the image's record").with_source(error))?;
+    fs::write(folder.join(RECORD), text).map_err(fail)?;
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        File::open(entry.map_err(fail)?.path()).and_then(|file| file.sync_all()).map_err(fail)?;
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)
+}
+
+/// Files of a managed image, by where they will lie.
+pub(crate) fn managed_files(data: &DataDirectory, content: &ImageId, has_seed: bool) -> ImageFiles {
+    let folder = data.image(content);
+    ImageFiles {
+        rootfs: folder.join(ROOTFS),
+        work_seed: has_seed.then(|| folder.join(WORK_SEED)),
+        ..ImageFiles::default()
+    }
+}
+
+/// Publishes `folder` as the files of `image`, whose `content_id` is new.
+///
+/// When another image of the same digest got there first, that one's files are shared instead, and
+/// `folder` stays where it is.
+///
+/// # Errors
+/// A conflict when the name was taken in the meantime; the folder is then where it was.
+pub(crate) async fn publish(
+    store: &Store,
+    data: &DataDirectory,
+    folder: PathBuf,
+    image: Image,
+) -> Result<Image> {
+    let content =
+        image.content_id.clone().ok_or_else(|| Error::failed("only managed images are published"))?;
+    let (root, images, target) = (data.root().to_owned(), data.images(), data.image(&content));
+    let (source, name) = (folder.clone(), image.name.clone());
+    let place = target.clone();
+    let published = store
+        .transaction(move |transaction| {
+            if store::images::by_name(transaction, &root, &image.name)?.is_some() {
+                return Err(store::images::name_taken(&image.name));
+            }
+            if let Some(image) = sharing(transaction, &root, &image)? {
+                store::images::insert(transaction, &root, &image)?;
+                return Ok(image);
+            }
+            let fail = |error| Error::io(format!("cannot publish the image as `{}`", target.display()), error);
+            fs::rename(&source, &target).map_err(fail)?;
+            // The row must not be on the disk before the folder it names.
+            let inserted = File::open(&images)
+                .and_then(|folder| folder.sync_all())
+                .map_err(fail)
+                .and_then(|()| store::images::insert(transaction, &root, &image));
+            if let Err(error) = inserted {
+                if let Err(error) = fs::rename(&target, &source) {
+                    tracing::error!(path = %target.display(), %error, "an unpublished image could not be moved back");
+                }
+                return Err(error);
+            }
+            Ok(image)
+        })
+        .await;
+    if published.is_err() && place.exists() {
+        // The commit itself failed: then there is no row, and the folder is nobody's.
+        let root = data.root().to_owned();
+        let row = store.read(move |connection| store::images::by_name(connection, &root, &name)).await?;
+        if row.is_none_or(|row| row.content_id.as_ref() != Some(&content)) {
+            let moved = fs::rename(&place, &folder);
+            moved.map_err(|error| Error::io("an unpublished image could not be moved back", error))?;
+        }
+    }
+    published
+}
+
+/// Gives the files of an image of the same digest another name, if there is one.
+pub(crate) async fn share(store: &Store, data: &DataDirectory, image: Image) -> Result<Option<Image>> {
+    let root = data.root().to_owned();
+    store
+        .transaction(move |transaction| {
+            let Some(image) = sharing(transaction, &root, &image)? else { return Ok(None) };
+            store::images::insert(transaction, &root, &image)?;
+            Ok(Some(image))
+        })
+        .await
+}
+
+/// `image` with the files of an image of the same digest.
+fn sharing(connection: &store::Connection, root: &Path, image: &Image) -> Result<Option<Image>> {
+    let Some(digest) = &image.digest else { return Ok(None) };
+    let others = store::images::by_digest(connection, root, digest)?;
+    let Some(other) = others.into_iter().find(|other| other.files.rootfs.is_file()) else { return Ok(None) };
+    Ok(Some(Image {
+        content_id: other.content_id,
+        files: other.files,
+        rootfs_bytes: other.rootfs_bytes,
+        used_bytes: other.used_bytes,
+        ..image.clone()
+    }))
+}

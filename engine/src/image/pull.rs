@@ -1,0 +1,231 @@
+//! Pull: a reference becomes a published image.
+//!
+//! ```text
+//! name's lock ─▶ resolve ─▶ content's lock ─▶ download ─▶ write ─▶ publish
+//!      │            └ name is there: same digest → done, another → conflict
+//!      └ waited for the same reference: its result is ours
+//!                                   └ same digest is there: shared, done
+//! ```
+//!
+//! Both locks are per key: pulls of different things never wait for each other. A lock's holder that
+//! is cancelled or dies lets the next waiter go on by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::flatten::Flatten;
+use super::publish::{managed_files, publish, share};
+use super::record::{Image, ImageLayer};
+use super::reference::ImageReference;
+use super::registry::client::RegistryClient;
+use super::source::archive::TarIndex;
+use super::source::docker_archive::DockerArchiveSource;
+use super::source::layout::{Files, LayoutSource};
+use super::source::registry::RegistrySource;
+use super::source::{ResolvedImage, Source};
+use super::text::bytes;
+use super::{ImageService, PullImage};
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::identifier::{ImageId, check_name};
+use crate::image::flatten::blocking;
+use crate::keys::installation_key;
+use crate::operation::Operation;
+use crate::rootfs::{Compression, Injection};
+use crate::staging::Staging;
+use crate::store;
+
+impl ImageService {
+    pub(super) async fn run_pull(self, request: PullImage, operation: Operation) -> Result<Image> {
+        let reference: ImageReference = request.reference.parse()?;
+        let name = request.name.clone().unwrap_or_else(|| reference.default_name());
+        check_name("an image", &name)?;
+        let cancel = operation.cancelled().clone();
+
+        operation.phase("resolve").await;
+        let asked_at = clock::now();
+        let _name = self.shared.names.acquire(&name, &cancel).await?;
+        let there = self.by_name(&name).await?;
+        if let Some(image) = &there
+            && image.created_at >= asked_at
+            && image.reference.as_ref().and_then(|text| text.parse().ok()) == Some(reference.clone())
+        {
+            operation.log(format!("`{name}` was pulled meanwhile")).await;
+            return Ok(image.clone());
+        }
+
+        let staging = Staging::create(&self.shared.data, operation.id()).await?;
+        let source = self.open_source(&reference, &request, staging.path().to_owned()).await?;
+        let resolving = source.resolve(&self.shared.settings.platform);
+        let resolved = cancel.run_until_cancelled(resolving).await.ok_or_else(Error::cancelled)??;
+        operation.log(format!("{} is {}", request.reference, resolved.digest)).await;
+        let digest = resolved.digest.to_string();
+        if let Some(image) = there {
+            if image.digest.as_ref() == Some(&digest) {
+                return Ok(image);
+            }
+            return Err(store::images::name_taken(&name));
+        }
+
+        let image = self.record(&name, &request, &resolved);
+        let _content = self.shared.contents.acquire(&resolved.digest.hex(), &cancel).await?;
+        if let Some(image) = share(&self.shared.store, &self.shared.data, image.clone()).await? {
+            operation.log("the same content is here already").await;
+            return Ok(image);
+        }
+        self.check_space(&resolved)?;
+        self.build(image, resolved, source, &staging, &operation).await
+    }
+
+    /// Flattens into the staging folder and publishes.
+    async fn build(
+        &self,
+        mut image: Image,
+        resolved: ResolvedImage,
+        source: Arc<dyn Source>,
+        staging: &Staging,
+        operation: &Operation,
+    ) -> Result<Image> {
+        let shared = &self.shared;
+        let folder = staging.path().join("image");
+        let (data, created) = (shared.data.clone(), folder.clone());
+        let key = blocking(move || {
+            std::fs::create_dir(&created)
+                .map_err(|error| Error::io(format!("cannot create `{}`", created.display()), error))?;
+            installation_key(&data)
+        })
+        .await?;
+        let rootfs = (shared.settings.seams.pull_and_flatten)(Flatten {
+            source,
+            image: resolved,
+            folder: folder.clone(),
+            cache: shared.cache.clone(),
+            patience: shared.settings.patience.clone(),
+            injections: vec![authorized_keys(&key.public_line)],
+            operation: operation.clone(),
+        })
+        .await?;
+        image.rootfs_bytes = rootfs.size;
+        image.used_bytes = rootfs.used;
+        let content = ImageId::random();
+        image.files = managed_files(&shared.data, &content, folder.join(super::flatten::WORK_SEED).exists());
+        image.content_id = Some(content);
+
+        operation.phase("publish").await;
+        image.created_at = clock::now();
+        (shared.settings.seams.finalize_pulled_rootfs)(folder.clone(), image.clone()).await?;
+        if operation.cancelled().is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        publish(&shared.store, &shared.data, folder, image).await
+    }
+
+    fn record(&self, name: &str, request: &PullImage, resolved: &ResolvedImage) -> Image {
+        let layers = resolved.layers.iter().map(|layer| ImageLayer {
+            digest: layer.digest.unwrap_or(layer.diff_id).to_string(),
+            media_type: layer.media_type.clone(),
+            size: layer.size,
+        });
+        let platform = &resolved.config.platform;
+        Image {
+            id: ImageId::random(),
+            name: name.to_owned(),
+            managed: true,
+            content_id: None,
+            digest: Some(resolved.digest.to_string()),
+            created_at: clock::now(),
+            reference: Some(request.reference.clone()),
+            architecture: Some(if platform.architecture.is_empty() {
+                self.shared.settings.platform.architecture.clone()
+            } else {
+                platform.architecture.clone()
+            }),
+            files: super::record::ImageFiles::default(),
+            config: resolved.config.run.clone(),
+            layers: layers.collect(),
+            rootfs_bytes: 0,
+            used_bytes: 0,
+        }
+    }
+
+    /// Opens what a reference points at. `scratch` takes what has to be unpacked to be read.
+    async fn open_source(
+        &self,
+        reference: &ImageReference,
+        request: &PullImage,
+        scratch: PathBuf,
+    ) -> Result<Arc<dyn Source>> {
+        let (reference, plain_http) = (reference.clone(), request.plain_http);
+        let settings = self.shared.settings.clone();
+        blocking(move || {
+            Ok(match reference {
+                ImageReference::Registry(reference) => Arc::new(RegistrySource::new(RegistryClient::new(
+                    reference,
+                    plain_http,
+                    settings.credentials,
+                    settings.patience,
+                )?)) as Arc<dyn Source>,
+                ImageReference::Layout { directory, tag } => {
+                    Arc::new(LayoutSource::new(Files::Folder(directory), tag))
+                }
+                ImageReference::OciArchive { file, tag } => {
+                    Arc::new(LayoutSource::new(Files::Archive(TarIndex::open_file(&file, &scratch)?), tag))
+                }
+                ImageReference::DockerArchive { file, tag } => {
+                    Arc::new(DockerArchiveSource::new(TarIndex::open_file(&file, &scratch)?, tag.as_deref())?)
+                }
+                ImageReference::Bundle(_) => {
+                    return Err(Error::usage("a bundle has no layers"));
+                }
+            })
+        })
+        .await
+    }
+
+    /// Refuses before bytes land what can never fit.
+    ///
+    /// How large layers are when unpacked is not known before; what is demanded is what packed tars
+    /// are at least: three times their length, as root file systems of distributions are.
+    fn check_space(&self, image: &ResolvedImage) -> Result<()> {
+        let unpacked = |layer: &super::source::LayerBlob| match layer.compression {
+            Compression::None | Compression::Detect => layer.size,
+            Compression::Gzip | Compression::Zstd => layer.size.saturating_mul(5) / 2,
+        };
+        let missing = |layer: &super::source::LayerBlob| {
+            layer.digest.map_or(0, |digest| layer.size.saturating_sub(self.shared.cache.present(&digest)))
+        };
+        let is_remote = image.layers.iter().all(|layer| layer.digest.is_some());
+        let needed: u64 = image
+            .layers
+            .iter()
+            .map(|layer| unpacked(layer) + if is_remote { missing(layer) } else { 0 })
+            .fold(0, u64::saturating_add);
+        let root = self.shared.data.root();
+        let statistics = nix::sys::statvfs::statvfs(root)
+            .map_err(|error| Error::io(format!("cannot look at `{}`", root.display()), error.into()))?;
+        let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
+        if free >= needed {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "the image needs about {} below `{}`, where {} are free",
+            bytes(needed),
+            root.display(),
+            bytes(free)
+        ))
+        .with_hint(
+            "free some space (`vmdeck df` shows what vmdeck holds), or set VMDECK_DATA_DIR to a larger disk",
+        ))
+    }
+}
+
+/// The installation's key for root, added to the image.
+fn authorized_keys(public_line: &str) -> Injection {
+    Injection {
+        path: PathBuf::from("/root/.ssh/authorized_keys"),
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        content: format!("{public_line}\n").into_bytes(),
+    }
+}
