@@ -1,8 +1,13 @@
 //! Images, written and then judged by e2fsck and read by readers that are not ours.
 
 // Helpers are no `#[test]` functions, so that what is allowed in tests must be said again.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod compare;
 mod content;
+mod mount;
+mod mounted;
 mod oracle;
+mod random;
 mod shapes;
+mod streaming;
