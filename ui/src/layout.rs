@@ -1,0 +1,85 @@
+//! Where everything is: computed from the size and the view alone, so that drawing, paging and the
+//! mouse agree.
+
+use ratatui::layout::Rect;
+
+use crate::model::{Model, Pane, View};
+
+/// Smallest size that gets more than one line.
+pub const SMALLEST: (u16, u16) = (40, 10);
+
+/// Columns from which on the list and the details stand side by side.
+pub const WIDE: u16 = 110;
+
+/// Columns below which a list shows only what matters most.
+pub const NARROW: u16 = 60;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub header: Rect,
+    /// The list with its rule and its column titles, where it is in sight.
+    pub list: Option<Rect>,
+    /// The rows of the list alone.
+    pub rows: Rect,
+    /// The details with their rule, where they are in sight.
+    pub detail: Option<Rect>,
+    /// The lines of the details, or of the log, alone.
+    pub lines: Rect,
+    /// The line between the two.
+    pub divider: Option<Rect>,
+    pub bar: Rect,
+}
+
+/// Whether there is room for no more than one line.
+pub fn is_tiny(model: &Model) -> bool {
+    model.width < SMALLEST.0 || model.height < SMALLEST.1
+}
+
+pub fn layout(model: &Model) -> Layout {
+    let (width, height) = (model.width, model.height);
+    let header_height = if height >= 16 { 2 } else { 1 };
+    let header = Rect::new(0, 0, width, header_height.min(height));
+    let bar = Rect::new(0, height.saturating_sub(1), width, height.min(1));
+    let body = Rect::new(0, header.height, width, height.saturating_sub(header.height + bar.height));
+    let below = |area: Rect, lines: u16| Rect {
+        y: area.y + lines.min(area.height),
+        height: area.height.saturating_sub(lines),
+        ..area
+    };
+    let nothing = Rect { width: 0, height: 0, ..body };
+    if model.view == View::Log {
+        return Layout {
+            header,
+            list: None,
+            rows: nothing,
+            detail: Some(body),
+            lines: below(body, 1),
+            divider: None,
+            bar,
+        };
+    }
+    if width >= WIDE {
+        // The list needs about 100 columns for everything it has to say; the rest is the details'.
+        let list_width = (width * 11 / 20).min(width - 50);
+        let list = Rect { width: list_width, ..body };
+        let divider = Rect { x: list_width, width: 1, ..body };
+        let detail = Rect { x: list_width + 1, width: width - list_width - 1, ..body };
+        let lines = below(detail, 1);
+        let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
+        return Layout {
+            header,
+            list: Some(list),
+            rows: below(list, 2),
+            detail: Some(detail),
+            lines,
+            divider: Some(divider),
+            bar,
+        };
+    }
+    if model.pane == Pane::Detail {
+        let lines = below(body, 1);
+        let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
+        return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
+    }
+    Layout { header, list: Some(body), rows: below(body, 2), detail: None, lines: nothing, divider: None, bar }
+}

@@ -1,0 +1,310 @@
+//! The form of a new machine.
+
+use std::net::Ipv4Addr;
+
+use vmdeck_engine::identifier::check_name;
+use vmdeck_engine::image::record::Image;
+use vmdeck_engine::snapshot::Snapshot;
+use vmdeck_engine::vm::CreateVm;
+use vmdeck_engine::vm::record::{NetworkMode, PortForward, Protocol};
+
+use super::input::TextInput;
+use crate::fuzzy;
+
+/// Suggestions shown at once.
+const SUGGESTIONS: usize = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Image,
+    Name,
+    Kernel,
+    Cpus,
+    Memory,
+    Disk,
+    Network,
+    Ports,
+    Start,
+}
+
+impl Field {
+    pub const ALL: [Self; 9] = [
+        Self::Image,
+        Self::Name,
+        Self::Kernel,
+        Self::Cpus,
+        Self::Memory,
+        Self::Disk,
+        Self::Network,
+        Self::Ports,
+        Self::Start,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Image => "Image",
+            Self::Name => "Name",
+            Self::Kernel => "Kernel",
+            Self::Cpus => "CPUs",
+            Self::Memory => "Memory",
+            Self::Disk => "Disk",
+            Self::Network => "Network",
+            Self::Ports => "Ports",
+            Self::Start => "Boot it",
+        }
+    }
+
+    /// What stands in the field while it is empty.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Image => "name of an image here, or a reference to pull",
+            Self::Name => "made from the image's name",
+            Self::Cpus => "1",
+            Self::Memory => "512M",
+            Self::Disk => "8G",
+            Self::Ports => "8080:80, 5353:53/udp",
+            Self::Kernel | Self::Network | Self::Start => "",
+        }
+    }
+
+    /// Whether it is chosen by ← and → rather than typed.
+    pub fn is_choice(self) -> bool {
+        matches!(self, Self::Kernel | Self::Network | Self::Start)
+    }
+}
+
+/// The form.
+#[derive(Clone, Debug)]
+pub struct NewVmForm {
+    pub focus: Field,
+    pub image: TextInput,
+    pub name: TextInput,
+    /// Index into the kernels; `None`: the newest, or the default is pulled.
+    pub kernel: Option<usize>,
+    pub cpus: TextInput,
+    pub memory: TextInput,
+    pub disk: TextInput,
+    pub network: NetworkMode,
+    pub ports: TextInput,
+    pub start: bool,
+    /// What is wrong, at its field.
+    pub error: Option<(Field, String)>,
+    /// The suggestion under the cursor, if one was moved to.
+    pub suggestion: Option<usize>,
+}
+
+impl NewVmForm {
+    /// A form whose defaults boot: the image given, else the newest one here.
+    pub fn new(image: Option<&str>, snapshot: &Snapshot) -> Self {
+        let newest = || snapshot.images.iter().max_by_key(|image| image.created_at).map(|image| image.name.as_str());
+        Self {
+            focus: Field::Image,
+            image: TextInput::new(image.or_else(newest).unwrap_or_default()),
+            name: TextInput::default(),
+            kernel: None,
+            cpus: TextInput::default(),
+            memory: TextInput::default(),
+            disk: TextInput::default(),
+            network: NetworkMode::User,
+            ports: TextInput::default(),
+            start: true,
+            error: None,
+            suggestion: None,
+        }
+    }
+
+    pub fn input(&self, field: Field) -> Option<&TextInput> {
+        match field {
+            Field::Image => Some(&self.image),
+            Field::Name => Some(&self.name),
+            Field::Cpus => Some(&self.cpus),
+            Field::Memory => Some(&self.memory),
+            Field::Disk => Some(&self.disk),
+            Field::Ports => Some(&self.ports),
+            Field::Kernel | Field::Network | Field::Start => None,
+        }
+    }
+
+    pub fn input_mut(&mut self, field: Field) -> Option<&mut TextInput> {
+        match field {
+            Field::Image => Some(&mut self.image),
+            Field::Name => Some(&mut self.name),
+            Field::Cpus => Some(&mut self.cpus),
+            Field::Memory => Some(&mut self.memory),
+            Field::Disk => Some(&mut self.disk),
+            Field::Ports => Some(&mut self.ports),
+            Field::Kernel | Field::Network | Field::Start => None,
+        }
+    }
+
+    pub fn move_focus(&mut self, by: isize) {
+        let count = Field::ALL.len();
+        let at = Field::ALL.iter().position(|field| *field == self.focus).unwrap_or(0);
+        let to = (at + count).saturating_add_signed(by) % count;
+        self.focus = Field::ALL[to];
+        self.suggestion = None;
+    }
+
+    /// Steps through the choices of a field that has such.
+    pub fn step(&mut self, by: isize, kernels: usize) {
+        match self.focus {
+            Field::Kernel => {
+                let at = self.kernel.map_or(0, |index| index + 1);
+                let to = (at + kernels + 1).saturating_add_signed(by) % (kernels + 1);
+                self.kernel = to.checked_sub(1);
+            }
+            Field::Network => {
+                const MODES: [NetworkMode; 3] = [NetworkMode::User, NetworkMode::Bridge, NetworkMode::None];
+                let at = MODES.iter().position(|mode| *mode == self.network).unwrap_or(0);
+                self.network = MODES[(at + 3).saturating_add_signed(by) % 3];
+            }
+            Field::Start => self.start = !self.start,
+            _ => {}
+        }
+    }
+
+    /// Images that the text of the image field may mean, the best first.
+    pub fn suggestions<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Image> {
+        let wanted = self.image.text().trim().to_lowercase();
+        let mut found: Vec<_> = snapshot
+            .images
+            .iter()
+            .filter_map(|image| Some((fuzzy::score(&image.name, &wanted)?, image)))
+            .collect();
+        found.sort_by(|left, right| right.0.cmp(&left.0).then_with(|| left.1.name.cmp(&right.1.name)));
+        found.into_iter().take(SUGGESTIONS).map(|(_, image)| image).collect()
+    }
+
+    /// The local image that the field names exactly, if there is one.
+    pub fn local_image<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Image> {
+        snapshot.images.iter().find(|image| image.name == self.image.text().trim())
+    }
+
+    /// What is to be created, or the first mistake and its field.
+    pub fn request(&self, snapshot: &Snapshot) -> Result<CreateVm, (Field, String)> {
+        let image = self.image.text().trim();
+        if image.is_empty() {
+            return Err((Field::Image, "which image? Type a name or a reference such as debian:12".into()));
+        }
+        let name = self.name.text().trim();
+        if !name.is_empty() {
+            check_name("a machine", name)
+                .map_err(|error| (Field::Name, error.hint().map_or_else(|| error.to_string(), str::to_owned)))?;
+            if snapshot.vms.iter().any(|vm| vm.name == name) {
+                return Err((Field::Name, format!("there is already a machine named `{name}`")));
+            }
+        }
+        let number = |field: Field, text: &str| {
+            let text = text.trim();
+            let wrong = || (field, "a whole number, 1 or more".to_owned());
+            match text {
+                "" => Ok(None),
+                _ => text.parse::<u32>().ok().filter(|number| *number > 0).map(Some).ok_or_else(wrong),
+            }
+        };
+        let kernel = self.kernel.and_then(|index| snapshot.kernels.get(index)).map(|kernel| kernel.name.clone());
+        Ok(CreateVm {
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            image: image.to_owned(),
+            kernel,
+            cpus: number(Field::Cpus, self.cpus.text())?,
+            memory_mib: size_mib(self.memory.text(), 1)
+                .map_err(|problem| (Field::Memory, format!("{problem}, such as 512M or 2G")))?,
+            disk_gib: size_mib(self.disk.text(), 1024)
+                .map_err(|problem| (Field::Disk, format!("{problem}, such as 20G")))?
+                .map(|mebibytes| mebibytes.div_ceil(1024)),
+            network: Some(self.network),
+            ports: ports(self.ports.text()).map_err(|problem| (Field::Ports, problem))?,
+            ..CreateVm::default()
+        })
+    }
+}
+
+/// A size in MiB; without a unit the number counts `unit` MiB.
+fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
+    let text = text.trim().to_ascii_lowercase();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let text = text.trim_end_matches("ib").trim_end_matches('b');
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b'm') => (&text[..text.len() - 1], 1),
+        Some(b'g') => (&text[..text.len() - 1], 1024),
+        Some(b't') => (&text[..text.len() - 1], 1024 * 1024),
+        _ => (text, unit),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| "a size")?;
+    number.checked_mul(factor).filter(|size| *size > 0).map(Some).ok_or("a size of some use")
+}
+
+/// `[ADDRESS:]HOST:GUEST[/udp]`, separated by commas or blanks.
+fn ports(text: &str) -> Result<Vec<PortForward>, String> {
+    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let wrong = || format!("`{part}` is no forward: HOST:GUEST, such as 8080:80 or 5353:53/udp");
+            let (numbers, protocol) = match part.split_once('/') {
+                None | Some((_, "tcp")) => (part.trim_end_matches("/tcp"), Protocol::Tcp),
+                Some((numbers, "udp")) => (numbers, Protocol::Udp),
+                Some(_) => return Err(wrong()),
+            };
+            let (host, guest) = numbers.rsplit_once(':').ok_or_else(wrong)?;
+            let (address, host) = host.rsplit_once(':').unwrap_or(("127.0.0.1", host));
+            let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+            let guest_port = port(guest)?;
+            if guest_port == 0 {
+                return Err(wrong());
+            }
+            Ok(PortForward {
+                protocol,
+                host_address: address.parse::<Ipv4Addr>().map_err(|_| wrong())?,
+                host_port: port(host)?,
+                guest_port,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, unit, size) in [("", 1, Ok(None)), ("512", 1, Ok(Some(512))), ("2G", 1, Ok(Some(2048)))] {
+            assert_eq!(size_mib(text, unit), size);
+        }
+        assert_eq!(size_mib("20", 1024), Ok(Some(20_480)));
+        assert_eq!(size_mib("1.5g", 1), Err("a size"));
+        assert_eq!(size_mib("512MiB", 1), Ok(Some(512)));
+        assert!(size_mib("0", 1).is_err());
+        assert!(size_mib("99999999999999999999t", 1).is_err());
+        assert!(size_mib("18446744073709551615t", 1).is_err());
+    }
+
+    #[test]
+    fn forwards_are_read() {
+        let one = &ports("0.0.0.0:8080:80, 53:53/udp").unwrap();
+        assert_eq!((one[0].host_port, one[0].guest_port, one[0].protocol), (8080, 80, Protocol::Tcp));
+        assert_eq!(one[0].host_address, Ipv4Addr::UNSPECIFIED);
+        assert_eq!((one[1].host_address, one[1].protocol), (Ipv4Addr::LOCALHOST, Protocol::Udp));
+        for wrong in ["80", "a:80", "80:", "70000:1", "1:0", "1:2/sctp", "::1:2:3"] {
+            assert!(ports(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(ports(" , ").unwrap(), []);
+    }
+
+    #[test]
+    fn the_defaults_are_the_engines_and_the_first_mistake_has_its_field() {
+        let snapshot = Snapshot::default();
+        let mut form = NewVmForm::new(None, &snapshot);
+        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Image);
+        form.image.set("debian:12");
+        let request = form.request(&snapshot).unwrap();
+        assert_eq!((request.name, request.cpus, request.memory_mib, request.disk_gib), (None, None, None, None));
+        form.memory.set("lots");
+        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Memory);
+        form.name.set("no name");
+        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Name);
+    }
+}

@@ -1,0 +1,157 @@
+//! A list on the screen: which rows, in which order, which one is under the cursor, which are marked.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+use vmdeck_engine::snapshot::Snapshot;
+
+use super::filter::Filter;
+use super::input::TextInput;
+
+/// A row of one of the console's lists.
+pub trait Listed: Sized + 'static {
+    /// The columns one can sort by; the first is the default order.
+    const SORTS: &'static [SortColumn<Self>];
+
+    fn rows(snapshot: &Snapshot) -> &[Self];
+
+    /// What tells the row from all others for as long as it exists.
+    fn key(&self) -> &str;
+
+    /// What a user calls it.
+    fn name(&self) -> &str;
+
+    /// Other texts that a filter's words are looked for in.
+    fn texts(&self) -> impl Iterator<Item = &str>;
+
+    /// The value of a `key:value` term, if there is such a key.
+    fn term(&self, key: &str) -> Option<Cow<'_, str>>;
+}
+
+/// One way to sort.
+#[derive(Debug)]
+pub struct SortColumn<T> {
+    pub name: &'static str,
+    pub compare: fn(&T, &T) -> Ordering,
+}
+
+/// State of one list.
+#[derive(Clone, Debug, Default)]
+pub struct ListState {
+    /// Indexes into the snapshot's rows, filtered and sorted.
+    pub rows: Vec<u32>,
+    /// How many rows there are without the filter.
+    pub total: usize,
+    /// Index into `rows`.
+    pub cursor: usize,
+    /// Key of the row under the cursor: it stays there when rows come and go.
+    pub selected: Option<String>,
+    /// First row in sight.
+    pub offset: usize,
+    pub marks: BTreeSet<String>,
+    /// Where a range of marks began: an index into `rows`.
+    pub range_from: Option<usize>,
+    /// Index into [`Listed::SORTS`].
+    pub sort: usize,
+    pub descending: bool,
+    pub filter: Filter,
+    /// The filter while it is typed.
+    pub filter_input: Option<TextInput>,
+}
+
+impl ListState {
+    /// Makes the rows anew after the snapshot, the filter or the order changed.
+    pub fn refresh<T: Listed>(&mut self, snapshot: &Snapshot) {
+        let all = T::rows(snapshot);
+        self.total = all.len();
+        self.rows.clear();
+        let matching = all.iter().enumerate().filter(|(_, row)| self.filter.matches(*row));
+        self.rows.extend(matching.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)));
+        let compare = T::SORTS.get(self.sort).or(T::SORTS.first()).map(|sort| sort.compare);
+        if let Some(compare) = compare {
+            let descending = self.descending;
+            self.rows.sort_by(|&left, &right| {
+                let order = compare(&all[left as usize], &all[right as usize]);
+                if descending { order.reverse() } else { order }
+            });
+        }
+        if !self.marks.is_empty() {
+            self.marks.retain(|key| all.iter().any(|row| row.key() == key));
+        }
+        let kept = self.selected.as_deref().and_then(|key| {
+            self.rows.iter().position(|&index| all[index as usize].key() == key)
+        });
+        self.cursor = kept.unwrap_or(self.cursor).min(self.rows.len().saturating_sub(1));
+        self.range_from = self.range_from.filter(|&from| from < self.rows.len());
+        self.remember::<T>(snapshot);
+    }
+
+    /// The row under the cursor.
+    pub fn current<'a, T: Listed>(&self, snapshot: &'a Snapshot) -> Option<&'a T> {
+        self.row(snapshot, self.cursor)
+    }
+
+    /// The row at a place in the list.
+    pub fn row<'a, T: Listed>(&self, snapshot: &'a Snapshot, at: usize) -> Option<&'a T> {
+        T::rows(snapshot).get(*self.rows.get(at)? as usize)
+    }
+
+    /// The marked rows, else the one under the cursor: what an action is about.
+    pub fn targets<'a, T: Listed>(&self, snapshot: &'a Snapshot) -> Vec<&'a T> {
+        if self.marks.is_empty() {
+            return self.current(snapshot).into_iter().collect();
+        }
+        let rows = self.rows.iter().filter_map(|&index| T::rows(snapshot).get(index as usize));
+        rows.filter(|row| self.marks.contains(row.key())).collect()
+    }
+
+    pub fn move_to<T: Listed>(&mut self, snapshot: &Snapshot, at: usize) {
+        self.cursor = at.min(self.rows.len().saturating_sub(1));
+        self.remember::<T>(snapshot);
+    }
+
+    fn remember<T: Listed>(&mut self, snapshot: &Snapshot) {
+        self.selected = self.current::<T>(snapshot).map(|row| row.key().to_owned());
+    }
+
+    /// Scrolls so that the cursor is among `height` rows in sight.
+    pub fn keep_in_sight(&mut self, height: usize) {
+        let height = height.max(1);
+        let last = self.rows.len().saturating_sub(height);
+        self.offset = self.offset.min(last).min(self.cursor).max((self.cursor + 1).saturating_sub(height));
+    }
+
+    pub fn toggle_mark<T: Listed>(&mut self, snapshot: &Snapshot) {
+        if let Some(row) = self.current::<T>(snapshot)
+            && !self.marks.remove(row.key())
+        {
+            self.marks.insert(row.key().to_owned());
+        }
+    }
+
+    /// Marks from where the range began to the cursor.
+    pub fn mark_range<T: Listed>(&mut self, snapshot: &Snapshot) {
+        match self.range_from.take() {
+            None => self.range_from = Some(self.cursor),
+            Some(from) => {
+                for at in from.min(self.cursor)..=from.max(self.cursor) {
+                    if let Some(row) = self.row::<T>(snapshot, at) {
+                        self.marks.insert(row.key().to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn invert_marks<T: Listed>(&mut self, snapshot: &Snapshot) {
+        let shown = self.rows.iter().filter_map(|&index| T::rows(snapshot).get(index as usize));
+        let unmarked = shown.filter(|row| !self.marks.contains(row.key()));
+        self.marks = unmarked.map(|row| row.key().to_owned()).collect();
+    }
+
+    /// Whether the row at a place is within the range being marked.
+    pub fn in_range(&self, at: usize) -> bool {
+        self.range_from.is_some_and(|from| (from.min(self.cursor)..=from.max(self.cursor)).contains(&at))
+    }
+}

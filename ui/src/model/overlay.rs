@@ -1,0 +1,123 @@
+//! Windows over the view: at most a few, the last one has the keys.
+
+use super::form::NewVmForm;
+use super::input::TextInput;
+use crate::action::Action;
+use crate::message::Effect;
+use crate::options::ThemeChoice;
+
+/// A window over the view.
+#[derive(Clone, Debug)]
+pub enum Overlay {
+    Help(Help),
+    Palette(Palette),
+    Confirm(Confirm),
+    Prompt(Prompt),
+    Picker(Picker),
+    Messages { offset: usize },
+    Doctor { offset: usize },
+    NewVm(Box<NewVmForm>),
+}
+
+/// The keys that work where it was opened.
+#[derive(Clone, Debug, Default)]
+pub struct Help {
+    pub search: TextInput,
+    pub offset: usize,
+}
+
+/// Every action by its name.
+#[derive(Clone, Debug, Default)]
+pub struct Palette {
+    pub input: TextInput,
+    pub cursor: usize,
+    /// How far back in the history the input is; 0 is what is typed.
+    pub back: usize,
+}
+
+/// A question before something is taken away.
+#[derive(Clone, Debug)]
+pub struct Confirm {
+    pub title: String,
+    /// What it is about, one name each.
+    pub targets: Vec<String>,
+    /// What happens to them and what stays, one sentence each.
+    pub consequences: Vec<String>,
+    /// What the button says.
+    pub verb: &'static str,
+    pub effects: Vec<Effect>,
+    /// Whether the button has the focus rather than Cancel.
+    pub on_verb: bool,
+}
+
+/// A question with one line for an answer.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    pub kind: PromptKind,
+    pub input: TextInput,
+    /// Second line, where there is one: the name.
+    pub name: Option<TextInput>,
+    pub on_name: bool,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptKind {
+    PullImage,
+    PullKernel,
+}
+
+impl PromptKind {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::PullImage => "Pull an image",
+            Self::PullKernel => "Pull a kernel",
+        }
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::PullImage => "Reference",
+            Self::PullKernel => "Source",
+        }
+    }
+
+    /// What may be typed, one line each.
+    pub fn examples(self) -> &'static [&'static str] {
+        match self {
+            Self::PullImage => &[
+                "debian:12                       from a registry, by default Docker Hub",
+                "ghcr.io/owner/name@sha256:…     one exact image",
+                "oci:DIR[:TAG]                   an OCI layout on this host",
+                "oci-archive:FILE  docker-archive:FILE",
+            ],
+            Self::PullKernel => &["apt:PACKAGE    the newest of a package of this host's archive"],
+        }
+    }
+}
+
+/// A choice of one of a few.
+#[derive(Clone, Debug)]
+pub struct Picker {
+    pub title: &'static str,
+    pub entries: Vec<Choice>,
+    pub cursor: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Chooses it at once; free of the moving keys.
+    pub key: Option<char>,
+    pub label: String,
+    /// Shown behind it.
+    pub detail: String,
+    pub chosen: Chosen,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chosen {
+    Sort(usize),
+    Copy { label: String, text: String },
+    Theme(ThemeChoice),
+    Action(Action),
+}

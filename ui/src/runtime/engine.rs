@@ -1,0 +1,162 @@
+//! The console's end of the engine: services are called on the worker runtime, what comes of it is
+//! told as messages.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use vmdeck_engine::image::PullImage;
+use vmdeck_engine::kernel::PullKernel;
+use vmdeck_engine::vm::StopOutcome;
+use vmdeck_engine::{Engine, Error, Result, doctor};
+
+use crate::message::{Command, Effect, Msg};
+
+/// A way to the engine and back.
+pub(super) struct Link {
+    runtime: Handle,
+    /// Bounded: tasks wait for the loop, never the loop for them.
+    messages: mpsc::Sender<Msg>,
+    /// Guards the result of opening between the task that opens and the loop; held to put or take it.
+    opening: Arc<Mutex<Option<Result<Engine>>>>,
+    engine: Option<Engine>,
+}
+
+impl Link {
+    pub(super) fn open<F>(runtime: Handle, messages: mpsc::Sender<Msg>, engine: F) -> Self
+    where
+        F: Future<Output = Result<Engine>> + Send + 'static,
+    {
+        let opening = Arc::new(Mutex::new(None));
+        let (result, sender) = (Arc::clone(&opening), messages.clone());
+        // Boxed: the future of opening is large, and moved into the task.
+        let engine = Box::pin(engine);
+        runtime.spawn(async move {
+            let opened = engine.await;
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+            let _ = sender.send(Msg::EngineOpened).await;
+        });
+        Self { runtime, messages, opening, engine: None }
+    }
+
+    /// What became of opening, once.
+    pub(super) fn opened(&mut self) -> Option<Result<Engine>> {
+        let result = self.opening.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        if let Ok(engine) = &result {
+            self.engine = Some(engine.clone());
+        }
+        Some(result)
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(super) fn engine(&self) -> Result<&Engine> {
+        self.engine.as_ref().ok_or_else(|| Error::failed("the engine is still opening"))
+    }
+
+    /// Starts what an effect asks of the engine.
+    pub(super) fn perform(&self, effect: Effect) {
+        let Some(engine) = self.engine.clone() else { return };
+        let messages = self.messages.clone();
+        self.runtime.spawn(async move {
+            let msg = match effect {
+                Effect::Examine => {
+                    Some(Msg::Doctor(doctor::examine(&engine).await.map_err(|error| error.report())))
+                }
+                Effect::LoadOperationLog(id) => match engine.operations().log_lines(&id).await {
+                    Ok(lines) => Some(Msg::OperationLog(id, lines)),
+                    Err(error) => Some(Msg::Notice(error.report())),
+                },
+                Effect::LoadBoots(name, id) => boots(&engine, &name).await.map(|boots| Msg::Boots(id, boots)),
+                Effect::Run(command) => {
+                    let result = Box::pin(run(&engine, command.clone())).await;
+                    Some(Msg::Outcome(command, result.map_err(|error| error.report())))
+                }
+                _ => None,
+            };
+            if let Some(msg) = msg {
+                let _ = messages.send(msg).await;
+            }
+        });
+    }
+
+    /// Ends what the console started; machines go on running.
+    pub(super) async fn shut_down(&self, patience: Duration) {
+        if let Some(engine) = self.engine.clone() {
+            let ended = self.runtime.spawn(async move { engine.shutdown().await });
+            let _ = tokio::time::timeout(patience, ended).await;
+        }
+    }
+}
+
+/// Boots of a machine that may have gone in the meantime.
+async fn boots(engine: &Engine, name: &str) -> Option<Vec<vmdeck_engine::vm::record::Boot>> {
+    let vm = engine.vms().find(name).await.ok()?;
+    engine.vms().boots(&vm).await.ok()
+}
+
+/// Runs a command to its end; returns what to tell the user.
+async fn run(engine: &Engine, command: Command) -> Result<String> {
+    match command {
+        Command::PullImage { reference, name } => {
+            let request = PullImage { reference, name, ..PullImage::default() };
+            let image = engine.images().pull(request, None).wait().await?;
+            Ok(format!("image {} is there", image.name))
+        }
+        Command::DeleteImage { name } => {
+            let image = engine.images().delete(&name).await?;
+            Ok(format!("image {} is deleted", image.name))
+        }
+        Command::PullKernel { source } => {
+            let request = PullKernel { source, name: None };
+            let kernel = engine.kernels().pull(request, None).wait().await?;
+            Ok(format!("kernel {} is there", kernel.name))
+        }
+        Command::DeleteKernel { name } => {
+            let kernel = engine.kernels().delete(&name).await?;
+            Ok(format!("kernel {} is deleted", kernel.name))
+        }
+        Command::CreateVm { request, start } => {
+            let vm = engine.vms().create(*request, None).wait().await?;
+            if !start {
+                return Ok(format!("machine {} is there", vm.name));
+            }
+            let vm = engine.vms().start(&vm.name, None).wait().await?;
+            Ok(format!("machine {} is ready", vm.name))
+        }
+        Command::StartVm { name } => {
+            engine.vms().start(&name, None).wait().await?;
+            Ok(format!("machine {name} is ready"))
+        }
+        Command::StopVm { name, force } => {
+            let outcome = engine.vms().stop(&name, force, None).wait().await?;
+            Ok(stopped(&name, outcome))
+        }
+        Command::RestartVm { name } => {
+            engine.vms().stop(&name, false, None).wait().await?;
+            engine.vms().start(&name, None).wait().await?;
+            Ok(format!("machine {name} is ready again"))
+        }
+        Command::DeleteVm { name, force } => {
+            engine.vms().delete(&name, force, None).wait().await?;
+            Ok(format!("machine {name} is deleted"))
+        }
+        Command::CancelOperation { id } => {
+            let record = engine.operations().cancel(id.as_str()).await?;
+            Ok(format!("{} {} is being cancelled", record.kind.as_str(), record.target))
+        }
+    }
+}
+
+fn stopped(name: &str, outcome: StopOutcome) -> String {
+    match outcome {
+        StopOutcome::AlreadyStopped => format!("machine {name} was stopped already"),
+        StopOutcome::Agent => format!("machine {name} has shut down"),
+        StopOutcome::PowerButton => format!("machine {name} has shut down by its power button"),
+        StopOutcome::Killed => format!("machine {name} was switched off"),
+    }
+}

@@ -1,0 +1,190 @@
+//! What happens next: the only code that changes the [`Model`]. Pure: what has to be done outside is
+//! returned as [`Effect`]s.
+
+mod act;
+mod keys;
+mod mouse;
+mod windows;
+
+use std::sync::Arc;
+
+use vmdeck_engine::clock::Milliseconds;
+use vmdeck_engine::error::{ErrorKind, ErrorReport};
+use vmdeck_engine::image::record::Image;
+use vmdeck_engine::kernel::record::Kernel;
+use vmdeck_engine::snapshot::{OperationView, Snapshot};
+use vmdeck_engine::vm::record::Vm;
+
+use crate::layout::layout;
+use crate::message::{Command, Effect, Msg};
+use crate::model::list::Listed as _;
+use crate::model::log::LogLine;
+use crate::model::overlay::Overlay;
+use crate::model::toast::Level;
+use crate::model::{Model, View};
+use crate::view;
+
+pub use act::{Availability, availability};
+
+/// Takes one message in, at a moment of the wall clock.
+pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
+    model.now = now;
+    let mut effects = Vec::new();
+    match msg {
+        Msg::Key(key) => keys::key(model, key, &mut effects),
+        Msg::Paste(text) => keys::paste(model, &text),
+        Msg::Mouse(event) => mouse::mouse(model, event, &mut effects),
+        Msg::Resize(width, height) => (model.width, model.height) = (width, height),
+        Msg::Tick => {}
+        Msg::EngineOpened => {
+            model.engine_open = true;
+            effects.push(Effect::Examine);
+        }
+        Msg::Snapshot(snapshot) => take_snapshot(model, snapshot),
+        Msg::Host(host) => model.host = host,
+        Msg::Doctor(report) => model.doctor = Some(report),
+        Msg::OperationLog(id, lines) => model.operation_log = Some((id, lines)),
+        Msg::Boots(id, boots) => model.boots = Some((id, boots)),
+        Msg::Outcome(command, result) => outcome(model, &command, result),
+        Msg::ShellEnded(name, result) => match result {
+            Ok(()) => say(model, Level::Information, format!("the shell in {name} has ended"), None),
+            Err(error) => fail(model, &format!("shell in {name}"), error),
+        },
+        Msg::Notice(report) => fail(model, "vmdeck", report),
+    }
+    if model.running_operations() > 0 {
+        let Model { rates, snapshot, .. } = model;
+        rates.sample(now, &snapshot.operations);
+    }
+    settle(model);
+    load_details(model, &mut effects);
+    effects
+}
+
+/// Brings cursors and offsets into what is in sight.
+fn settle(model: &mut Model) {
+    let places = layout(model);
+    let height = usize::from(places.rows.height);
+    if let Some(list) = model.list_mut() {
+        list.keep_in_sight(height);
+    }
+    let content = view::detail::height(model, places.lines.width);
+    let last = content.saturating_sub(usize::from(places.lines.height));
+    model.detail_offset = model.detail_offset.min(last);
+}
+
+fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
+    let old = std::mem::replace(&mut model.snapshot, snapshot);
+    model.log.compare(model.now, &old, &model.snapshot);
+    let Model { snapshot, vms, images, kernels, operations, .. } = model;
+    let first = old.generation == 0;
+    if first || !Arc::ptr_eq(&old.vms, &snapshot.vms) {
+        vms.refresh::<Vm>(snapshot);
+    }
+    if first || !Arc::ptr_eq(&old.images, &snapshot.images) {
+        images.refresh::<Image>(snapshot);
+    }
+    if first || !Arc::ptr_eq(&old.kernels, &snapshot.kernels) {
+        kernels.refresh::<Kernel>(snapshot);
+    }
+    if first || !Arc::ptr_eq(&old.operations, &snapshot.operations) {
+        operations.refresh::<OperationView>(snapshot);
+        // What is known of an operation's log may be old now.
+        if let Some((id, _)) = &model.operation_log {
+            let state = |of: &Snapshot| {
+                let found = of.operations.iter().find(|view| view.record.id == *id);
+                found.map(|view| (view.record.state, view.record.phases.len()))
+            };
+            if state(&old) != state(snapshot) {
+                model.operation_log = None;
+            }
+        }
+    }
+    if let Some((id, boots)) = &model.boots {
+        let newest = |of: &Snapshot| {
+            of.vms.iter().find(|vm| vm.id == *id).and_then(|vm| vm.boot.as_ref()).map(|boot| boot.id)
+        };
+        if newest(&model.snapshot) != boots.first().map(|boot| boot.id) {
+            model.boots = None;
+        }
+    }
+}
+
+/// Sorts and filters the list of the view anew.
+fn refresh(model: &mut Model) {
+    let Model { snapshot, vms, images, kernels, operations, view, .. } = model;
+    match view {
+        View::Vms => vms.refresh::<Vm>(snapshot),
+        View::Images => images.refresh::<Image>(snapshot),
+        View::Kernels => kernels.refresh::<Kernel>(snapshot),
+        View::Operations => operations.refresh::<OperationView>(snapshot),
+        View::Log => {}
+    }
+}
+
+/// Asks for what the details show and the snapshot does not hold.
+fn load_details(model: &mut Model, effects: &mut Vec<Effect>) {
+    if !model.engine_open || layout(model).detail.is_none() {
+        return;
+    }
+    match model.view {
+        View::Operations => {
+            if let Some(view) = model.operations.current::<OperationView>(&model.snapshot) {
+                let id = &view.record.id;
+                if model.operation_log.as_ref().is_none_or(|(known, _)| known != id) {
+                    effects.push(Effect::LoadOperationLog(id.clone()));
+                    model.operation_log = Some((id.clone(), Vec::new()));
+                }
+            }
+        }
+        View::Vms => {
+            if let Some(vm) = model.vms.current::<Vm>(&model.snapshot)
+                && vm.boot.is_some()
+                && model.boots.as_ref().is_none_or(|(known, _)| *known != vm.id)
+            {
+                effects.push(Effect::LoadBoots(vm.name.clone(), vm.id.clone()));
+                // What is known already, until the rest arrives.
+                model.boots = Some((vm.id.clone(), vm.boot.iter().cloned().collect()));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn say(model: &mut Model, level: Level, text: String, hint: Option<String>) {
+    let now = model.now;
+    model.messages.add(now, level, text, hint);
+}
+
+fn fail(model: &mut Model, what: &str, error: ErrorReport) {
+    let level = if error.kind == ErrorKind::Cancelled { Level::Warning } else { Level::Error };
+    let at = model.now;
+    model.log.add(LogLine { at, level, source: what.to_owned(), text: error.message.clone() });
+    say(model, level, format!("{what}: {}", error.message), error.hint);
+}
+
+fn outcome(model: &mut Model, command: &Command, result: Result<String, ErrorReport>) {
+    match result {
+        Ok(message) => say(model, Level::Success, message, None),
+        Err(error) => fail(model, &command.describe(), error),
+    }
+}
+
+/// Opens a window, over what is there already.
+fn open(model: &mut Model, overlay: Overlay) {
+    model.pending.clear();
+    model.count = None;
+    model.overlays.push(overlay);
+}
+
+/// The name of the row under the cursor of a list of machines, images, ….
+fn selected_name(model: &Model) -> Option<String> {
+    let snapshot = &model.snapshot;
+    match model.view {
+        View::Vms => model.vms.current::<Vm>(snapshot).map(|row| row.name().to_owned()),
+        View::Images => model.images.current::<Image>(snapshot).map(|row| row.name().to_owned()),
+        View::Kernels => model.kernels.current::<Kernel>(snapshot).map(|row| row.name().to_owned()),
+        View::Operations => model.operations.current::<OperationView>(snapshot).map(|row| row.name().to_owned()),
+        View::Log => None,
+    }
+}

@@ -1,0 +1,104 @@
+//! Keys: to the window in front, else to the filter being typed, else by the key map to an action.
+
+use crossterm::event::KeyCode;
+
+use super::{act, refresh, say, windows};
+use crate::action::Action;
+use crate::keymap::{Key, Lookup, sequence};
+use crate::layout::is_tiny;
+use crate::message::Effect;
+use crate::model::filter::Filter;
+use crate::model::Model;
+use crate::model::toast::Level;
+
+pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
+    // One line is too little to see what a key would do: only leaving works there.
+    if is_tiny(model) && model.overlays.is_empty() {
+        if model.keymap.lookup(model.scopes(), &[key]) == Lookup::Action(Action::Quit) {
+            effects.push(Effect::Quit);
+        }
+        return;
+    }
+    if !model.overlays.is_empty() {
+        windows::key(model, key, effects);
+        return;
+    }
+    if model.list().is_some_and(|list| list.filter_input.is_some()) {
+        filter_key(model, key);
+        return;
+    }
+    model.pending.push(key);
+    // A digit that means nothing by itself begins a count; once begun, all digits belong to it.
+    if let (1, Some(digit)) = (model.pending.len(), key.digit())
+        && (model.count.is_some() || model.keymap.lookup(model.scopes(), &model.pending) == Lookup::Nothing)
+    {
+        model.pending.clear();
+        model.count = Some(model.count.unwrap_or(0).saturating_mul(10).saturating_add(digit).min(1_000_000));
+        return;
+    }
+    match model.keymap.lookup(model.scopes(), &model.pending) {
+        Lookup::Prefix => {}
+        Lookup::Action(action) => {
+            model.pending.clear();
+            act::act(model, action, effects);
+        }
+        Lookup::Nothing => {
+            let typed = std::mem::take(&mut model.pending);
+            model.count = None;
+            let ctrl_c = Key { ctrl: true, ..Key::plain(KeyCode::Char('c')) };
+            if typed == [Key::plain(KeyCode::Esc)] {
+                act::act(model, Action::Back, effects);
+            } else if typed == [ctrl_c] {
+                let keys = model.keymap.describe(Action::Quit);
+                say(model, Level::Information, format!("{keys} leaves the console"), None);
+            } else if typed.len() > 1 {
+                say(model, Level::Information, format!("`{}` is not bound", sequence(&typed)), None);
+            }
+        }
+    }
+}
+
+/// Pasted text goes where text is typed, and nowhere else.
+pub(super) fn paste(model: &mut Model, text: &str) {
+    if !model.overlays.is_empty() {
+        windows::paste(model, text);
+        return;
+    }
+    let input = model.list_mut().and_then(|list| list.filter_input.as_mut());
+    match input {
+        Some(input) => {
+            input.paste(text);
+            apply_filter(model);
+        }
+        None => say(model, Level::Information, "a paste goes into a text field; there is none here".into(), None),
+    }
+}
+
+fn filter_key(model: &mut Model, key: Key) {
+    let Some(list) = model.list_mut() else { return };
+    let Some(input) = &mut list.filter_input else { return };
+    match key.code {
+        KeyCode::Enter | KeyCode::Down | KeyCode::Tab => list.filter_input = None,
+        KeyCode::Esc => {
+            list.filter_input = None;
+            list.filter = Filter::default();
+            refresh(model);
+        }
+        // Nothing left to erase: out of the filter, as in the tools of its kind.
+        KeyCode::Backspace if input.text().is_empty() => list.filter_input = None,
+        _ => {
+            if input.key(key) {
+                apply_filter(model);
+            }
+        }
+    }
+}
+
+fn apply_filter(model: &mut Model) {
+    if let Some(list) = model.list_mut()
+        && let Some(input) = &list.filter_input
+    {
+        list.filter = Filter::parse(input.text());
+        refresh(model);
+    }
+}

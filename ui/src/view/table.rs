@@ -1,0 +1,240 @@
+//! A table of which only the rows in sight are made.
+
+use std::fmt;
+
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+use super::row_style;
+use crate::model::Model;
+use crate::model::list::{ListState, Listed};
+use crate::paint::Painter;
+
+/// Most columns a table may have.
+const COLUMNS: usize = 12;
+
+/// Columns left free at the left for the cursor and the mark.
+const GUTTER: u16 = 2;
+
+/// One column.
+pub(super) struct Column<T> {
+    pub(super) title: &'static str,
+    /// Narrowest and widest it is useful.
+    pub(super) min: u16,
+    pub(super) max: u16,
+    /// The higher, the sooner it is left out when there is no room.
+    pub(super) rank: u8,
+    pub(super) right: bool,
+    /// Index into [`Listed::SORTS`].
+    pub(super) sort: Option<usize>,
+    pub(super) paint: fn(&mut Cell<'_, '_>, &T),
+}
+
+/// Where the columns that fit are: offset and width, width 0 for those left out.
+pub(super) fn arrange<T>(columns: &[Column<T>], width: u16) -> [(u16, u16); COLUMNS] {
+    let columns = &columns[..columns.len().min(COLUMNS)];
+    let room = width.saturating_sub(GUTTER + 1);
+    let mut widths = [0u16; COLUMNS];
+    let needed = |widths: &[u16; COLUMNS]| -> u16 {
+        let shown = widths.iter().filter(|width| **width > 0);
+        shown.fold(0u16, |sum, width| sum.saturating_add(width + 2)).saturating_sub(2)
+    };
+    let mut rank = 0;
+    let highest = columns.iter().map(|column| column.rank).max().unwrap_or(0);
+    while rank <= highest {
+        for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.rank == rank) {
+            let mut with = widths;
+            with[index] = column.min;
+            if needed(&with) <= room || rank == 0 {
+                widths = with;
+            } else {
+                rank = highest;
+            }
+        }
+        rank += 1;
+    }
+    // What is left over goes to the columns that can use it, a part to each by turns.
+    let mut left = room.saturating_sub(needed(&widths));
+    while left > 0 {
+        let mut given = false;
+        for (index, column) in columns.iter().enumerate() {
+            if widths[index] > 0 && widths[index] < column.max && left > 0 {
+                widths[index] += 1;
+                left -= 1;
+                given = true;
+            }
+        }
+        if !given {
+            break;
+        }
+    }
+    let mut places = [(0, 0); COLUMNS];
+    let mut x = GUTTER;
+    for (place, width) in places.iter_mut().zip(widths) {
+        if width > 0 {
+            *place = (x, width.min(room));
+            x = x.saturating_add(width + 2);
+        }
+    }
+    places
+}
+
+/// Paints titles and rows.
+pub(super) fn paint<T: Listed>(
+    model: &Model,
+    painter: &mut Painter<'_>,
+    columns: &[Column<T>],
+    list: &ListState,
+    titles: Rect,
+    rows: Rect,
+    focused: bool,
+) {
+    let (theme, glyphs) = (&model.theme, &model.glyphs);
+    let places = arrange(columns, titles.width);
+    for (column, (x, width)) in columns.iter().zip(places).filter(|(_, (_, width))| *width > 0) {
+        let sorted = column.sort == Some(list.sort);
+        let style = if sorted { theme.accent } else { theme.column_title };
+        let x = titles.x + x;
+        let room = if sorted { width.saturating_sub(1) } else { width };
+        let used = if column.right {
+            painter.text_right(x, titles.y, room, column.title, style);
+            room
+        } else {
+            painter.text(x, titles.y, room, column.title, style)
+        };
+        if sorted {
+            let arrow = if list.descending { glyphs.down } else { glyphs.up };
+            painter.repeat(x + used, titles.y, 1, arrow, style);
+        }
+    }
+    for offset in 0..rows.height {
+        let at = list.offset + usize::from(offset);
+        let Some(row) = list.row::<T>(&model.snapshot, at) else { break };
+        let y = rows.y + offset;
+        let marked = list.marks.contains(row.key()) || list.in_range(at);
+        let selected = at == list.cursor;
+        let highlight = match (selected, focused) {
+            (true, true) => Some(theme.selected),
+            (true, false) => Some(theme.selected_unfocused),
+            (false, _) => None,
+        };
+        if let Some(highlight) = highlight {
+            painter.style(Rect { y, height: 1, ..rows }, highlight);
+        }
+        if selected {
+            painter.repeat(rows.x, y, 1, glyphs.cursor_row, row_style(theme.accent, highlight));
+        }
+        if marked {
+            painter.repeat(rows.x + 1, y, 1, glyphs.mark, row_style(theme.marked, highlight));
+        }
+        for (column, (x, width)) in columns.iter().zip(places).filter(|(_, (_, width))| *width > 0) {
+            let mut cell =
+                Cell { model, painter, x: rows.x + x, y, width, right: column.right, highlight, marked };
+            (column.paint)(&mut cell, row);
+        }
+    }
+    // Where in a long list one is.
+    let total = list.rows.len();
+    if total > usize::from(rows.height) && rows.height > 1 && rows.width > 0 {
+        let track = usize::from(rows.height);
+        let length = (track * track / total).max(1);
+        let from = list.offset * (track - length) / (total - track).max(1);
+        for y in from..(from + length).min(track) {
+            let y = rows.y + u16::try_from(y).unwrap_or(0);
+            painter.repeat(rows.right() - 1, y, 1, glyphs.scroll, theme.border);
+        }
+    }
+}
+
+/// One cell of the table being painted, from left to right.
+pub(super) struct Cell<'a, 'b> {
+    pub(super) model: &'a Model,
+    painter: &'a mut Painter<'b>,
+    x: u16,
+    y: u16,
+    width: u16,
+    right: bool,
+    highlight: Option<Style>,
+    marked: bool,
+}
+
+impl Cell<'_, '_> {
+    pub(super) fn width(&self) -> u16 {
+        self.width
+    }
+
+    fn style(&self, style: Style) -> Style {
+        row_style(style, self.highlight)
+    }
+
+    fn advance(&mut self, used: u16) {
+        self.x += used;
+        self.width -= used.min(self.width);
+    }
+
+    pub(super) fn text(&mut self, text: &str, style: Style) {
+        let style = self.style(style);
+        let used = if self.right {
+            self.painter.text_right(self.x, self.y, self.width, text, style);
+            self.width
+        } else {
+            self.painter.text(self.x, self.y, self.width, text, style)
+        };
+        self.advance(used);
+    }
+
+    /// The name of the row: stands out when it is marked.
+    pub(super) fn name(&mut self, text: &str) {
+        let style = if self.marked { self.model.theme.marked } else { self.model.theme.text };
+        self.text(text, style);
+    }
+
+    pub(super) fn glyph(&mut self, glyph: char, style: Style) {
+        if self.width > 0 {
+            let style = self.style(style);
+            self.painter.repeat(self.x, self.y, 1, glyph, style);
+            self.advance(1);
+        }
+    }
+
+    pub(super) fn repeat(&mut self, columns: u16, glyph: char, style: Style) {
+        let (style, columns) = (self.style(style), columns.min(self.width));
+        self.painter.repeat(self.x, self.y, columns, glyph, style);
+        self.advance(columns);
+    }
+
+    pub(super) fn skip(&mut self, columns: u16) {
+        self.advance(columns.min(self.width));
+    }
+
+    pub(super) fn format(&mut self, arguments: fmt::Arguments<'_>, style: Style) {
+        let style = self.style(style);
+        let used = if self.right {
+            self.painter.format_right(self.x, self.y, self.width, arguments, style);
+            self.width
+        } else {
+            self.painter.format(self.x, self.y, self.width, arguments, style)
+        };
+        self.advance(used);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(min: u16, max: u16, rank: u8) -> Column<u8> {
+        Column { title: "", min, max, rank, right: false, sort: None, paint: |_, _| {} }
+    }
+
+    #[test]
+    fn what_matters_least_is_left_out_first() {
+        let columns = [column(10, 30, 0), column(8, 8, 1), column(6, 6, 3), column(5, 20, 2)];
+        let widths = |width| arrange(&columns, width).map(|(_, width)| width);
+        assert_eq!(widths(100)[..4], [30, 8, 6, 20]);
+        assert_eq!(widths(33)[..4], [11, 8, 0, 6]);
+        assert_eq!(widths(24)[..4], [11, 8, 0, 0]);
+        assert_eq!(widths(5)[..4], [2, 0, 0, 0]);
+        assert_eq!(widths(0)[..4], [0, 0, 0, 0]);
+    }
+}

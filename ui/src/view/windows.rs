@@ -1,0 +1,454 @@
+//! Windows over the view.
+
+use ratatui::layout::Rect;
+
+use super::bar::level_look;
+use super::detail::findings;
+use super::pen::Pen;
+use crate::action::{ACTIONS, Impact, Scope};
+use crate::format::{Bytes, Span};
+use crate::model::form::{Field, NewVmForm};
+use crate::model::input::TextInput;
+use crate::model::overlay::{Confirm, Help, Overlay, Palette, Picker, Prompt};
+use crate::model::rows::network;
+use crate::model::{Model, View};
+use crate::paint::Painter;
+use crate::text;
+use crate::update::{Availability, availability, palette_matches, suggests};
+
+pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, all: Rect) {
+    for overlay in &model.overlays {
+        match overlay {
+            Overlay::Help(help) => paint_help(model, painter, all, help),
+            Overlay::Palette(palette) => paint_palette(model, painter, all, palette),
+            Overlay::Confirm(confirm) => paint_confirm(model, painter, all, confirm),
+            Overlay::Prompt(prompt) => paint_prompt(model, painter, all, prompt),
+            Overlay::Picker(picker) => paint_picker(model, painter, all, picker),
+            Overlay::Messages { offset } => paint_messages(model, painter, all, *offset),
+            Overlay::Doctor { offset } => paint_doctor(model, painter, all, *offset),
+            Overlay::NewVm(form) => paint_form(model, painter, all, form),
+        }
+    }
+}
+
+/// A blank window in the middle; returns its inside without a column at each side.
+fn window(model: &Model, painter: &mut Painter<'_>, all: Rect, size: (u16, u16), title: &str) -> Rect {
+    let (width, height) = (size.0.min(all.width), size.1.min(all.height));
+    let area =
+        Rect { x: all.x + (all.width - width) / 2, y: all.y + (all.height - height) / 2, width, height };
+    // A little free space around it, so that what is below does not run into its frame.
+    let around = Rect {
+        x: area.x.saturating_sub(1),
+        width: (area.width + 2).min(all.right() - area.x.saturating_sub(1)),
+        ..area
+    };
+    painter.clear(around, model.theme.text);
+    let lines = &model.glyphs.lines;
+    let inside = painter.panel(area, lines, title, model.theme.border_focused, model.theme.title);
+    Rect { x: inside.x + inside.width.min(1), width: inside.width.saturating_sub(2), ..inside }
+}
+
+/// Keys of a window, in its lower edge.
+fn footer(model: &Model, painter: &mut Painter<'_>, inside: Rect, keys: &[(&str, &str)]) {
+    let mut x = inside.x;
+    let y = inside.bottom();
+    for (key, what) in keys {
+        let width = text::width(key) + text::width(what) + 3;
+        if x + width > inside.right() + 1 {
+            break;
+        }
+        painter.text(x, y, 1, " ", model.theme.text);
+        x += 1;
+        x += painter.text(x, y, width, key, model.theme.key);
+        painter.text(x, y, 1, " ", model.theme.text);
+        x += 1;
+        x += painter.text(x, y, width, what, model.theme.dim);
+        painter.text(x, y, 1, " ", model.theme.text);
+        x += 1;
+    }
+}
+
+/// A text being typed: its end in sight, the cursor in it. Returns the columns used.
+pub(super) fn input(
+    model: &Model,
+    painter: &mut Painter<'_>,
+    area: Rect,
+    input: &TextInput,
+    placeholder: &str,
+    focused: bool,
+) -> u16 {
+    let theme = &model.theme;
+    if area.width == 0 {
+        return 0;
+    }
+    let style = if focused { theme.field } else { theme.text };
+    if input.text().is_empty() {
+        if focused {
+            painter.repeat(area.x, area.y, area.width, ' ', theme.field);
+        }
+        painter.text(area.x, area.y, area.width, placeholder, theme.dim);
+        if focused {
+            painter.style(Rect { width: 1, height: 1, ..area }, theme.cursor);
+        }
+        return area.width;
+    }
+    // From where to show: so that the cursor and one column after it are within.
+    let (before, after) = input.text().split_at(input.cursor());
+    let mut from = 0;
+    while text::width(&before[from..]) + 1 > area.width {
+        from += before[from..].chars().next().map_or(1, char::len_utf8);
+    }
+    if focused {
+        painter.repeat(area.x, area.y, area.width, ' ', theme.field);
+    }
+    let x = area.x + painter.text(area.x, area.y, area.width, &before[from..], style);
+    painter.text(x, area.y, area.right().saturating_sub(x), after, style);
+    if focused {
+        painter.style(Rect { x, width: 1, height: 1, ..area }, theme.cursor);
+    }
+    area.width
+}
+
+fn paint_help(model: &Model, painter: &mut Painter<'_>, all: Rect, help: &Help) {
+    let title = format!("Keys: {}", model.view.title());
+    let inside = window(model, painter, all, (78, all.height.saturating_sub(4).max(8)), &title);
+    let theme = &model.theme;
+    let x = inside.x + painter.text(inside.x, inside.y, 8, "search ", theme.dim);
+    let field = Rect { x, height: 1, width: inside.right().saturating_sub(x), ..inside };
+    input(model, painter, field, &help.search, "type to search", true);
+    let below = Rect { y: inside.y + 2, height: inside.height.saturating_sub(2), ..inside };
+    let wanted = help.search.text().to_lowercase();
+    let lines = |pen: &mut Pen<'_, '_>| {
+        let mut scopes: Vec<Scope> = model.scopes().to_vec();
+        // What works elsewhere comes last: found by searching.
+        scopes.extend(Scope::ALL.into_iter().filter(|scope| !model.scopes().contains(scope)));
+        for scope in scopes {
+            let here = model.scopes().contains(&scope);
+            if !here && wanted.is_empty() {
+                continue;
+            }
+            let mut first = true;
+            for info in ACTIONS.iter().filter(|info| info.scope == scope) {
+                let keys = model.keymap.describe(info.action);
+                let found = wanted.is_empty()
+                    || [info.name, info.help, info.title].iter().any(|text| text.to_lowercase().contains(&wanted))
+                    || keys.to_lowercase() == wanted;
+                if !found {
+                    continue;
+                }
+                if first {
+                    if pen.lines() > 0 {
+                        pen.blank();
+                    }
+                    pen.heading(scope.title());
+                    first = false;
+                }
+                let available = availability(model, info.action) == Availability::Available;
+                let (key_style, style) = match (available, info.impact) {
+                    (false, _) => (theme.dim, theme.dim),
+                    (true, Impact::Destroys) => (theme.warning.bold(), theme.text),
+                    (true, _) => (theme.key, theme.text),
+                };
+                pen.line(|line| {
+                    let keys = if keys.is_empty() { format!(":{}", info.name) } else { keys };
+                    line.column(&keys, 18, key_style);
+                    line.put(info.help, style);
+                });
+            }
+        }
+        if pen.lines() == 0 {
+            pen.text("No key and no action is called so.", theme.dim);
+        }
+    };
+    let mut counter = Pen::counting(model, below.width);
+    lines(&mut counter);
+    let last = counter.lines().saturating_sub(usize::from(below.height));
+    lines(&mut Pen::new(model, painter, below, help.offset.min(last)));
+    footer(model, painter, inside, &[("↑ ↓", "scroll"), ("esc", "close")]);
+}
+
+fn paint_palette(model: &Model, painter: &mut Painter<'_>, all: Rect, palette: &Palette) {
+    let theme = &model.theme;
+    let matches = palette_matches(palette.input.text());
+    let room = all.height.saturating_sub(6).clamp(1, 14);
+    let area = Rect { height: room + 4, ..all };
+    let inside = window(model, painter, Rect { y: all.y + 1, ..area }, (72, room + 3), "Commands");
+    let x = inside.x + painter.text(inside.x, inside.y, 2, ": ", theme.key);
+    let field = Rect { x, height: 1, width: inside.right().saturating_sub(x), ..inside };
+    input(model, painter, field, &palette.input, "the name of an action", true);
+    let rows = usize::from(inside.height.saturating_sub(1));
+    let from = (palette.cursor + 1).saturating_sub(rows);
+    for (at, info) in matches.iter().enumerate().skip(from).take(rows) {
+        let y = inside.y + 1 + u16::try_from(at - from).unwrap_or(0);
+        let available = availability(model, info.action) == Availability::Available;
+        let line = Rect { y, height: 1, ..inside };
+        let highlight = (at == palette.cursor).then_some(theme.selected);
+        if let Some(highlight) = highlight {
+            painter.style(line, highlight);
+        }
+        let style = super::row_style(if available { theme.text } else { theme.dim }, highlight);
+        let dim = super::row_style(theme.dim, highlight);
+        let key = super::row_style(theme.key, highlight);
+        painter.text(line.x + 1, y, 18, info.name, style);
+        painter.text(line.x + 20, y, 10, &model.keymap.describe(info.action), key);
+        painter.text(line.x + 31, y, line.width.saturating_sub(32), info.help, dim);
+    }
+    if matches.is_empty() {
+        painter.text(inside.x + 1, inside.y + 1, inside.width, "no action is called so", theme.dim);
+    }
+    let keys = [("tab", "complete"), ("enter", "run"), ("↑", "history"), ("esc", "close")];
+    footer(model, painter, inside, &keys);
+}
+
+fn paint_confirm(model: &Model, painter: &mut Painter<'_>, all: Rect, confirm: &Confirm) {
+    let theme = &model.theme;
+    let width = 64.min(all.width);
+    let room = width.saturating_sub(4);
+    // As many targets as leave room for the rest; what is left out is counted.
+    let spare = usize::from(all.height.saturating_sub(10));
+    let shown = if confirm.targets.len() > spare.max(3) { spare.max(3) - 1 } else { confirm.targets.len() };
+    let lines = |pen: &mut Pen<'_, '_>| {
+        pen.blank();
+        for target in confirm.targets.iter().take(shown) {
+            pen.line(|line| {
+                line.skip(2);
+                line.put(target, theme.bold);
+            });
+        }
+        if shown < confirm.targets.len() {
+            let more = confirm.targets.len() - shown;
+            pen.line(|line| line.format(format_args!("  and {more} more"), theme.bold));
+        }
+        pen.blank();
+        for consequence in &confirm.consequences {
+            pen.text(consequence, theme.text);
+        }
+        pen.blank();
+    };
+    let mut counter = Pen::counting(model, room);
+    lines(&mut counter);
+    let height = u16::try_from(counter.lines()).unwrap_or(u16::MAX).saturating_add(3);
+    let inside = window(model, painter, all, (width, height), &confirm.title);
+    let text_area = Rect { height: inside.height.saturating_sub(1), ..inside };
+    lines(&mut Pen::new(model, painter, text_area, 0));
+    let y = inside.bottom().saturating_sub(1);
+    let (cancel, verb) = if confirm.on_verb {
+        (theme.button, theme.button_focused)
+    } else {
+        (theme.button_focused, theme.button)
+    };
+    let verb_width = text::width(confirm.verb) + 4;
+    let from = inside.right().saturating_sub(verb_width + 12);
+    // The focused button is told by brackets too, not by its colours alone.
+    let face = |text: &str, focused: bool| if focused { format!("[ {text} ]") } else { format!("  {text}  ") };
+    painter.text(from, y, 10, &face("Cancel", !confirm.on_verb), cancel);
+    painter.text(from + 12, y, verb_width, &face(confirm.verb, confirm.on_verb), verb);
+    footer(model, painter, inside, &[("enter", "press"), ("tab", "the other"), ("y", "yes"), ("esc", "no")]);
+}
+
+fn paint_prompt(model: &Model, painter: &mut Painter<'_>, all: Rect, prompt: &Prompt) {
+    let theme = &model.theme;
+    let examples = prompt.kind.examples();
+    let extra = u16::from(prompt.name.is_some()) + u16::try_from(examples.len()).unwrap_or(0) + 2;
+    let inside = window(model, painter, all, (74, 4 + extra), prompt.kind.title());
+    let mut y = inside.y;
+    let label = |painter: &mut Painter<'_>, y: u16, text: &str, focused: bool| {
+        painter.text(inside.x, y, 11, text, if focused { theme.accent } else { theme.dim });
+        Rect { x: inside.x + 11, y, height: 1, width: inside.width.saturating_sub(11) }
+    };
+    let field = label(painter, y, prompt.kind.label(), !prompt.on_name);
+    input(model, painter, field, &prompt.input, "", !prompt.on_name);
+    y += 1;
+    if let Some(name) = &prompt.name {
+        let field = label(painter, y, "Name", prompt.on_name);
+        input(model, painter, field, name, "the last part of the reference", prompt.on_name);
+        y += 1;
+    }
+    if let Some(error) = &prompt.error {
+        painter.repeat(inside.x, y, 1, model.glyphs.failed, theme.bad);
+        painter.text(inside.x + 2, y, inside.width.saturating_sub(2), error, theme.bad);
+    }
+    y += 1;
+    for example in examples {
+        if y < inside.bottom() {
+            painter.text(inside.x, y, inside.width, example, theme.dim);
+        }
+        y += 1;
+    }
+    let mut keys = vec![("enter", "go"), ("esc", "close")];
+    if prompt.name.is_some() {
+        keys.insert(1, ("tab", "name"));
+    }
+    footer(model, painter, inside, &keys);
+}
+
+fn paint_picker(model: &Model, painter: &mut Painter<'_>, all: Rect, picker: &Picker) {
+    let theme = &model.theme;
+    let label = picker.entries.iter().map(|entry| text::width(&entry.label)).max().unwrap_or(0).min(30);
+    let height = u16::try_from(picker.entries.len()).unwrap_or(u16::MAX).saturating_add(2);
+    let inside = window(model, painter, all, (label + 44, height), picker.title);
+    let rows = usize::from(inside.height);
+    let from = (picker.cursor + 1).saturating_sub(rows.max(1));
+    for (at, entry) in picker.entries.iter().enumerate().skip(from).take(rows) {
+        let y = inside.y + u16::try_from(at - from).unwrap_or(0);
+        let highlight = (at == picker.cursor).then_some(theme.selected);
+        if let Some(highlight) = highlight {
+            painter.style(Rect { y, height: 1, ..inside }, highlight);
+        }
+        if let Some(key) = entry.key {
+            painter.repeat(inside.x + 1, y, 1, key, super::row_style(theme.key, highlight));
+        }
+        let style = super::row_style(theme.text, highlight);
+        painter.text(inside.x + 4, y, label, &entry.label, style);
+        let dim = super::row_style(theme.dim, highlight);
+        let room = inside.width.saturating_sub(label + 7);
+        painter.text(inside.x + 6 + label, y, room, &entry.detail, dim);
+    }
+    footer(model, painter, inside, &[("enter", "choose"), ("esc", "close")]);
+}
+
+fn paint_messages(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: usize) {
+    let theme = &model.theme;
+    let size = (all.width.saturating_sub(8).clamp(20, 110), all.height.saturating_sub(4).max(6));
+    let inside = window(model, painter, all, size, "Messages, the newest first");
+    let lines = |pen: &mut Pen<'_, '_>| {
+        for message in model.messages.kept.iter().rev() {
+            let (glyph, style) = level_look(model, message.level);
+            let mark = format!("{glyph} {:>7} ago  ", Span(model.now - message.at).to_string());
+            let times = if message.count > 1 { format!(" ×{}", message.count) } else { String::new() };
+            pen.hanging(&mark, style, &format!("{}{times}", message.text), theme.text);
+            if let Some(hint) = &message.hint {
+                pen.hanging("               ", theme.dim, hint, theme.dim);
+            }
+        }
+        if model.messages.kept.is_empty() {
+            pen.text("None yet.", theme.dim);
+        }
+    };
+    let mut counter = Pen::counting(model, inside.width);
+    lines(&mut counter);
+    let last = counter.lines().saturating_sub(usize::from(inside.height));
+    lines(&mut Pen::new(model, painter, inside, offset.min(last)));
+    footer(model, painter, inside, &[("j k", "scroll"), ("esc", "close")]);
+}
+
+fn paint_doctor(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: usize) {
+    let size = (all.width.saturating_sub(8).clamp(20, 96), all.height.saturating_sub(4).clamp(6, 24));
+    let inside = window(model, painter, all, size, "This host");
+    let mut counter = Pen::counting(model, inside.width);
+    findings(&mut counter);
+    let last = counter.lines().saturating_sub(usize::from(inside.height));
+    findings(&mut Pen::new(model, painter, inside, offset.min(last)));
+    footer(model, painter, inside, &[("j k", "scroll"), ("esc", "close")]);
+}
+
+fn paint_form(model: &Model, painter: &mut Painter<'_>, all: Rect, form: &NewVmForm) {
+    let theme = &model.theme;
+    let suggesting = form.focus == Field::Image && suggests(model, form);
+    let inside = window(model, painter, all, (76, 17), "New machine");
+    let x = inside.x + 10;
+    let width = inside.width.saturating_sub(10);
+    let mut y = inside.y;
+    for field in Field::ALL {
+        if y >= inside.bottom() {
+            break;
+        }
+        let focused = field == form.focus;
+        let label_style = if focused { theme.accent.bold() } else { theme.dim };
+        painter.text(inside.x, y, 9, field.label(), label_style);
+        let area = Rect { x, y, width, height: 1 };
+        match form.input(field) {
+            Some(text) => drop(input(model, painter, area, text, field.placeholder(), focused)),
+            None => choice(model, painter, area, form, field, focused),
+        }
+        y += 1;
+        if let Some((_, problem)) = form.error.as_ref().filter(|(wrong, _)| *wrong == field) {
+            painter.repeat(x, y, 1, model.glyphs.failed, theme.bad);
+            painter.text(x + 2, y, width.saturating_sub(2), problem, theme.bad);
+            y += 1;
+        }
+        if field == Field::Image && suggesting {
+            for (at, image) in form.suggestions(&model.snapshot).iter().enumerate() {
+                if y + 1 >= inside.bottom() {
+                    break;
+                }
+                let highlight = (form.suggestion == Some(at)).then_some(theme.selected);
+                if let Some(highlight) = highlight {
+                    painter.style(Rect { x, y, width, height: 1 }, highlight);
+                }
+                let used = painter.text(x + 1, y, 30, &image.name, super::row_style(theme.text, highlight));
+                let detail = image.reference.as_deref().unwrap_or("");
+                let dim = super::row_style(theme.dim, highlight);
+                painter.text(x + 3 + used, y, width.saturating_sub(used + 4), detail, dim);
+                y += 1;
+            }
+        }
+    }
+    plan(model, painter, inside, y + 1, form);
+    let keys = [("enter", "create"), ("tab", "next"), ("← →", "choose"), ("esc", "close")];
+    footer(model, painter, inside, &keys);
+}
+
+fn choice(model: &Model, painter: &mut Painter<'_>, area: Rect, form: &NewVmForm, field: Field, focused: bool) {
+    let theme = &model.theme;
+    let newest = model.snapshot.kernels.first();
+    let text: (&str, &str) = match field {
+        Field::Kernel => match form.kernel.and_then(|at| model.snapshot.kernels.get(at)) {
+            Some(kernel) => (&kernel.name, ""),
+            None => ("the newest", newest.map_or("none here yet: one is pulled", |kernel| &kernel.name)),
+        },
+        Field::Network => {
+            let detail = match form.network {
+                vmdeck_engine::vm::record::NetworkMode::User => "reaches out; forwards lead in; no root needed",
+                vmdeck_engine::vm::record::NetworkMode::Bridge => "an address of its own on a bridge; needs root",
+                vmdeck_engine::vm::record::NetworkMode::None => "no network",
+            };
+            (network(form.network), detail)
+        }
+        _ if form.start => ("yes", "when it is there"),
+        _ => ("no", "only make it"),
+    };
+    let style = if focused { theme.field } else { theme.text };
+    let mut x = area.x;
+    if focused {
+        x += painter.text(x, area.y, 2, "‹ ", theme.accent);
+    }
+    x += painter.text(x, area.y, area.right().saturating_sub(x), text.0, style);
+    if focused {
+        x += painter.text(x, area.y, area.right().saturating_sub(x), " ›", theme.accent);
+    }
+    painter.text(x + 2, area.y, area.right().saturating_sub(x + 2), text.1, theme.dim);
+}
+
+/// What will happen: what is pulled and what it takes.
+fn plan(model: &Model, painter: &mut Painter<'_>, inside: Rect, y: u16, form: &NewVmForm) {
+    let theme = &model.theme;
+    if y >= inside.bottom() || form.image.text().trim().is_empty() {
+        return;
+    }
+    let area = Rect { y, height: inside.bottom() - y, ..inside };
+    let mut pen = Pen::new(model, painter, area, 0);
+    match form.local_image(&model.snapshot) {
+        Some(image) => {
+            let text = format!(
+                "Made from {}: {} in use, shared and never written; the machine's own disk grows as it is used.",
+                image.name,
+                Bytes(image.used_bytes)
+            );
+            pen.text(&text, theme.dim);
+        }
+        None => {
+            let text = format!("{} is not here: it is pulled first.", form.image.text().trim());
+            pen.text(&text, theme.warning);
+        }
+    }
+    if model.snapshot.kernels.is_empty() {
+        let text = format!("There is no kernel here: {} is pulled first.", vmdeck_engine::kernel::DEFAULT_SOURCE);
+        pen.text(&text, theme.warning);
+    }
+    let (cpus, memory) = model.reserved();
+    if model.host.cpus > 0 && cpus >= model.host.cpus && model.view == View::Vms {
+        let text = format!("Running machines already have {cpus} CPUs and {memory} MiB.");
+        pen.text(&text, theme.warning);
+    }
+}
