@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn durations_can_be_compared() {
-        for (milliseconds, text) in [(7, "7 ms"), (420, "0.42 s"), (12_840, "12.8 s"), (125_000, "2 min 5 s")] {
+        for (milliseconds, text) in [(7, "7 ms"), (420, "0.42 s"), (12_840, "12.8 s"), (125_000, "2 min 5 s")]
+        {
             assert_eq!(Took(milliseconds).to_string(), text);
         }
     }

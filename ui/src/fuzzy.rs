@@ -42,7 +42,7 @@ pub fn score_with(text: &str, pattern: &str, positions: &mut Vec<usize>) -> Opti
     for (index, &position) in positions.iter().enumerate() {
         let starts_word = position == 0 || !letters[position - 1].is_alphanumeric();
         let follows = index > 0 && positions[index - 1] + 1 == position;
-        score += 1 + if starts_word { 8 } else { 0 } + if follows { 6 } else { 0 };
+        score += 1 + if starts_word { 8 } else { 0 } + if follows { 9 } else { 0 };
     }
     let spread = positions.last()? - positions.first()? + 1 - positions.len();
     let length = i32::try_from(letters.len()).unwrap_or(i32::MAX / 64);

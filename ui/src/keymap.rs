@@ -189,9 +189,11 @@ impl Keymap {
                 if let Some(index) = map.bindings.iter().position(same) {
                     // … and not from what the user gave it to a line before.
                     let earlier = map.bindings[index].action;
-                    if Self::default().bindings.iter().all(|default| {
-                        !(same(default) && default.action == earlier)
-                    }) {
+                    if Self::default()
+                        .bindings
+                        .iter()
+                        .all(|default| !(same(default) && default.action == earlier))
+                    {
                         let problem = format!(
                             "`{}` is already bound to `{}` in [{}]",
                             sequence(&binding.keys),
@@ -244,7 +246,12 @@ impl Keymap {
         for scope in Scope::ALL {
             text.push_str(&format!("[{}]\n", scope.as_str()));
             for info in ACTIONS.iter().filter(|info| info.scope == scope) {
-                text.push_str(&format!("{:<16} {:<16} {}\n", info.name, self.describe(info.action), info.help));
+                text.push_str(&format!(
+                    "{:<16} {:<16} {}\n",
+                    info.name,
+                    self.describe(info.action),
+                    info.help
+                ));
             }
             text.push('\n');
         }
@@ -259,7 +266,8 @@ pub fn sequence(keys: &[Key]) -> String {
 }
 
 fn parse(text: &str) -> Result<Vec<Override>, KeymapError> {
-    let line_of = |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count();
+    let line_of =
+        |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count();
     let fail = |offset: usize, problem: String| KeymapError { line: line_of(offset), problem };
     let document = DeTable::parse(text).map_err(|error| {
         fail(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "))
@@ -267,9 +275,13 @@ fn parse(text: &str) -> Result<Vec<Override>, KeymapError> {
     let mut overrides: Vec<Override> = Vec::new();
     for (name, value) in document.get_ref() {
         let at = name.span().start;
-        let Some(scope) = Scope::ALL.into_iter().find(|scope| scope.as_str() == name.get_ref().as_ref()) else {
+        let Some(scope) = Scope::ALL.into_iter().find(|scope| scope.as_str() == name.get_ref().as_ref())
+        else {
             let known: Vec<_> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
-            return Err(fail(at, format!("there is no table [{}]; there are {}", name.get_ref(), known.join(", "))));
+            return Err(fail(
+                at,
+                format!("there is no table [{}]; there are {}", name.get_ref(), known.join(", ")),
+            ));
         };
         let DeValue::Table(actions) = value.get_ref() else {
             return Err(fail(at, format!("[{}] has to be a table", scope.as_str())));
@@ -277,14 +289,20 @@ fn parse(text: &str) -> Result<Vec<Override>, KeymapError> {
         for (name, value) in actions {
             let at = name.span().start;
             let Some(action) = Action::parse(name.get_ref()) else {
-                return Err(fail(at, format!("there is no action `{}`; `vmdeck keys` lists them", name.get_ref())));
+                return Err(fail(
+                    at,
+                    format!("there is no action `{}`; `vmdeck keys` lists them", name.get_ref()),
+                ));
             };
             if action.info().scope != scope {
                 let problem = format!("`{}` belongs into [{}]", name.get_ref(), action.info().scope.as_str());
                 return Err(fail(at, problem));
             }
             let DeValue::Array(sequences) = value.get_ref() else {
-                return Err(fail(value.span().start, "expected a list of keys, such as [\"j\", \"down\"]".into()));
+                return Err(fail(
+                    value.span().start,
+                    "expected a list of keys, such as [\"j\", \"down\"]".into(),
+                ));
             };
             let mut keys = Vec::new();
             for value in sequences.iter() {
@@ -325,7 +343,9 @@ mod tests {
         }
         let bindings = Keymap::default().bindings;
         for (index, binding) in bindings.iter().enumerate() {
-            let same = bindings[..index].iter().find(|other| other.scope == binding.scope && other.keys == binding.keys);
+            let same = bindings[..index]
+                .iter()
+                .find(|other| other.scope == binding.scope && other.keys == binding.keys);
             assert!(same.is_none(), "{binding:?} {same:?}");
         }
     }
@@ -342,7 +362,20 @@ mod tests {
 
     #[test]
     fn keys_are_written_as_they_are_read() {
-        for text in ["j", "G", "?", "space", "ctrl-u", "alt-x", "shift-tab", "page-up", "f12", "ctrl-alt-a", "-", "shift-up"] {
+        for text in [
+            "j",
+            "G",
+            "?",
+            "space",
+            "ctrl-u",
+            "alt-x",
+            "shift-tab",
+            "page-up",
+            "f12",
+            "ctrl-alt-a",
+            "-",
+            "shift-up",
+        ] {
             assert_eq!(Key::parse(text).map(|key| key.to_string()).as_deref(), Some(text));
         }
         for text in ["", "ctrl-", "f13", "ab", "f0"] {
@@ -355,7 +388,10 @@ mod tests {
         let map = Keymap::default();
         let look = |scopes: &[Scope], text: &str| map.lookup(scopes, &keys(text));
         assert_eq!(look(&[Scope::Vms, Scope::List, Scope::Global], "D"), Lookup::Action(Action::DeleteVm));
-        assert_eq!(look(&[Scope::Images, Scope::List, Scope::Global], "D"), Lookup::Action(Action::DeleteImage));
+        assert_eq!(
+            look(&[Scope::Images, Scope::List, Scope::Global], "D"),
+            Lookup::Action(Action::DeleteImage)
+        );
         assert_eq!(look(&[Scope::Vms, Scope::Global], "g"), Lookup::Prefix);
         assert_eq!(look(&[Scope::Vms, Scope::Global], "g g"), Lookup::Action(Action::Top));
         assert_eq!(look(&[Scope::Vms, Scope::Global], "g x"), Lookup::Nothing);

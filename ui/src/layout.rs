@@ -81,5 +81,13 @@ pub fn layout(model: &Model) -> Layout {
         let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
         return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
     }
-    Layout { header, list: Some(body), rows: below(body, 2), detail: None, lines: nothing, divider: None, bar }
+    Layout {
+        header,
+        list: Some(body),
+        rows: below(body, 2),
+        detail: None,
+        lines: nothing,
+        divider: None,
+        bar,
+    }
 }

@@ -133,7 +133,13 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(theme: ThemeChoice, ascii: bool, keymap: Keymap, now: Milliseconds, time_zone: TimeZone) -> Self {
+    pub fn new(
+        theme: ThemeChoice,
+        ascii: bool,
+        keymap: Keymap,
+        now: Milliseconds,
+        time_zone: TimeZone,
+    ) -> Self {
         Self {
             now,
             time_zone,
@@ -202,7 +208,8 @@ impl Model {
     }
 
     pub fn running_operations(&self) -> usize {
-        let running = |view: &&vmdeck_engine::snapshot::OperationView| view.record.state == OperationState::Running;
+        let running =
+            |view: &&vmdeck_engine::snapshot::OperationView| view.record.state == OperationState::Running;
         self.snapshot.operations.iter().filter(running).count()
     }
 

@@ -37,8 +37,7 @@ impl<'a> Painter<'a> {
     }
 
     fn cell(&mut self, x: u16, y: u16) -> Option<&mut Cell> {
-        let inside =
-            x >= self.clip.x && y >= self.clip.y && x < self.clip.right() && y < self.clip.bottom();
+        let inside = x >= self.clip.x && y >= self.clip.y && x < self.clip.right() && y < self.clip.bottom();
         if inside { self.buffer.cell_mut((x, y)) } else { None }
     }
 
@@ -119,7 +118,14 @@ impl<'a> Painter<'a> {
     }
 
     /// As [`Self::text`], formatting into a buffer that is kept.
-    pub fn format(&mut self, x: u16, y: u16, columns: u16, arguments: fmt::Arguments<'_>, style: Style) -> u16 {
+    pub fn format(
+        &mut self,
+        x: u16,
+        y: u16,
+        columns: u16,
+        arguments: fmt::Arguments<'_>,
+        style: Style,
+    ) -> u16 {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let _ = scratch.write_fmt(arguments);
@@ -166,7 +172,14 @@ impl<'a> Painter<'a> {
     }
 
     /// A box around `area`, its inside blanked, a title in its upper edge. Returns the inside.
-    pub fn panel(&mut self, area: Rect, lines: &Lines, title: &str, border: Style, title_style: Style) -> Rect {
+    pub fn panel(
+        &mut self,
+        area: Rect,
+        lines: &Lines,
+        title: &str,
+        border: Style,
+        title_style: Style,
+    ) -> Rect {
         let area = area.intersection(self.clip);
         if area.width < 2 || area.height < 2 {
             return Rect { width: 0, height: 0, ..area };
@@ -215,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_ends_in_an_ellipsis() {
-        let paint = |text: &'static str, width| line(width, |p| drop(p.text(0, 0, width, text, Style::new())));
+        let paint = |text: &'static str, width| line(width, |p| _ = p.text(0, 0, width, text, Style::new()));
         assert_eq!(paint("debian", 6), "debian");
         assert_eq!(paint("debian", 5), "debi…");
         assert_eq!(paint("漢字", 4), "漢字");
@@ -226,7 +239,7 @@ mod tests {
 
     #[test]
     fn numbers_stand_at_the_right() {
-        assert_eq!(line(6, |p| drop(p.format_right(0, 0, 6, format_args!("{}", 42), Style::new()))), "    42");
+        assert_eq!(line(6, |p| _ = p.format_right(0, 0, 6, format_args!("{}", 42), Style::new())), "    42");
     }
 
     proptest! {

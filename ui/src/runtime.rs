@@ -94,7 +94,8 @@ where
     let (sender, inbox) = mpsc::channel(256);
     let link = Link::open(runtime.clone(), sender.clone(), engine);
     let outcome = local.block_on(async {
-        let guard = TerminalGuard::take(model.mouse).map_err(|error| Error::io("cannot drive the terminal", error))?;
+        let guard = TerminalGuard::take(model.mouse)
+            .map_err(|error| Error::io("cannot drive the terminal", error))?;
         let mut console = Console::new(model, guard, link, inbox)?;
         let ending = console.run().await;
         drop(console.guard);
@@ -123,8 +124,6 @@ pub fn keymap(file: Option<&KeysFile>) -> Result<Keymap> {
 /// How soon something has to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
-    /// Changes nothing that is seen.
-    None,
     Change,
     Input,
 }
@@ -142,6 +141,8 @@ struct Console {
     /// When the next frame is due.
     due: Option<Instant>,
     ending: Option<Ending>,
+    /// The machine in which a shell is asked for.
+    shell: Option<String>,
 }
 
 impl Console {
@@ -165,6 +166,7 @@ impl Console {
             painted_at: None,
             due: None,
             ending: None,
+            shell: None,
         };
         console.measure();
         console.take_in(Msg::Host(host_facts()));
@@ -178,6 +180,9 @@ impl Console {
         loop {
             if let Some(ending) = self.ending.take() {
                 return Ok(ending);
+            }
+            if let Some(name) = self.shell.take() {
+                self.run_shell(name).await;
             }
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 self.paint()?;
@@ -290,7 +295,6 @@ impl Console {
 
     fn want(&mut self, urgency: Urgency) {
         let pause = match urgency {
-            Urgency::None => return,
             Urgency::Change => AFTER_CHANGE,
             Urgency::Input => AFTER_INPUT,
         };
@@ -327,7 +331,7 @@ impl Console {
             }
             Effect::Mouse(on) => drop(self.guard.set_mouse(on)),
             Effect::Copy(text) => drop(write_out(&osc52(&text))),
-            Effect::Shell(name) => self.shell(&name),
+            Effect::Shell(name) => self.shell = Some(name),
             other => self.link.perform(other),
         }
     }
@@ -372,13 +376,33 @@ impl Console {
     }
 
     /// Hands the terminal to a shell in a machine until it ends or the user detaches.
-    fn shell(&mut self, name: &str) {
+    async fn run_shell(&mut self, name: String) {
+        let engine = match self.link.engine() {
+            Ok(engine) => engine.clone(),
+            Err(error) => return self.take_in(Msg::ShellEnded(name, Err(error.report()))),
+        };
         self.events = None;
         self.guard.release();
-        let result = attach::shell(&self.link, name, (self.model.width, self.model.height));
+        let size = (self.model.width, self.model.height);
+        // On the engine's runtime, as all that the engine is asked for.
+        let mut task = self.link.runtime().spawn(attach::shell(engine, name.clone(), size));
+        let result = loop {
+            tokio::select! {
+                result = &mut task => break result.unwrap_or_else(|error| {
+                    Err(Error::failed("the shell ended by an internal error").with_source(error))
+                }),
+                signal = self.signals.next() => if let Signal::End(number) = signal {
+                    let _ = crossterm::terminal::disable_raw_mode();
+                    self.ending = Some(Ending::Signal(number));
+                    task.abort();
+                    let _ = task.await;
+                    return;
+                }
+            }
+        };
         self.resume();
         let result = result.map_err(|error| error.report());
-        self.take_in(Msg::ShellEnded(name.to_owned(), result));
+        self.take_in(Msg::ShellEnded(name, result));
     }
 }
 
@@ -398,7 +422,8 @@ fn osc52(text: &str) -> Vec<u8> {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = b"\x1b]52;c;".to_vec();
     for group in text.as_bytes().chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let bits =
+            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for index in 0..4 {
             let letter = LETTERS[(bits >> (18 - 6 * index) & 0x3f) as usize];
             bytes.push(if index <= group.len() { letter } else { b'=' });

@@ -136,7 +136,9 @@ impl Encoder<'_> {
         // Terminals disagree on the width of what is not ASCII: say where to go on, for such cells
         // of which they are known to.
         let mut characters = symbol.chars();
-        let certain = characters.next().is_some_and(|first| crate::text::shown(first) == crate::text::Shown::Cell(first, 1))
+        let certain = characters
+            .next()
+            .is_some_and(|first| crate::text::shown(first) == crate::text::Shown::Cell(first, 1))
             && characters.next().is_none();
         self.cursor = certain.then_some((x + 1, y));
     }
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn an_unchanged_frame_costs_no_byte() {
         let mut screen = Screen::new(20, 3);
-        let paint = |p: &mut Painter<'_>| drop(p.text(1, 1, 10, "hello", Style::new().bold()));
+        let paint = |p: &mut Painter<'_>| _ = p.text(1, 1, 10, "hello", Style::new().bold());
         assert!(!frame(&mut screen, paint).is_empty());
         assert_eq!(frame(&mut screen, paint), "");
     }
@@ -252,8 +254,8 @@ mod tests {
     #[test]
     fn only_the_changed_cells_are_written() {
         let mut screen = Screen::new(20, 3);
-        frame(&mut screen, |p| drop(p.text(1, 1, 10, "count 1", Style::new())));
-        let bytes = frame(&mut screen, |p| drop(p.text(1, 1, 10, "count 2", Style::new())));
+        frame(&mut screen, |p| _ = p.text(1, 1, 10, "count 1", Style::new()));
+        let bytes = frame(&mut screen, |p| _ = p.text(1, 1, 10, "count 2", Style::new()));
         assert_eq!(bytes, "\x1b[?2026h\x1b[2;8H2\x1b[?2026l");
     }
 
@@ -296,6 +298,10 @@ mod tests {
                             (false, symbol) => symbol,
                         };
                         prop_assert_eq!(ours.symbol(), theirs_symbol, "{} {}", x, y);
+                        // The model terminal keeps no attributes of the second half of a wide character.
+                        if theirs.is_wide_continuation() {
+                            continue;
+                        }
                         prop_assert_eq!(ours.modifier.contains(Modifier::REVERSED), theirs.inverse());
                         prop_assert_eq!(ours.modifier.contains(Modifier::BOLD), theirs.bold());
                         prop_assert_eq!(ours.bg == Color::Reset, theirs.bgcolor() == vt100::Color::Default);

@@ -98,6 +98,7 @@ fn break_at(text: &str, columns: u16) -> Option<(usize, usize)> {
         };
         if used + width > columns {
             return match blank {
+                _ if character == ' ' => Some((index, index + 1)),
                 Some(blank) if blank > 0 => Some((blank, blank + 1)),
                 // A word longer than a line; a character wider than the line still has to go somewhere.
                 _ if fits > 0 => Some((fits, fits)),

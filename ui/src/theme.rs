@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn the_mono_theme_has_no_colour_and_a_visible_selection() {
         let theme = Theme::new(ThemeChoice::Mono);
-        for style in [theme.text, theme.dim, theme.good, theme.bad, theme.selected, theme.key, theme.bar_done] {
+        for style in [theme.text, theme.dim, theme.good, theme.bad, theme.selected, theme.key, theme.bar_done]
+        {
             assert_eq!((style.fg, style.bg), (None, None));
         }
         assert!(theme.selected.add_modifier.contains(Modifier::REVERSED));

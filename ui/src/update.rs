@@ -25,6 +25,7 @@ use crate::model::{Model, View};
 use crate::view;
 
 pub use act::{Availability, availability};
+pub use windows::{palette_matches, suggests};
 
 /// Takes one message in, at a moment of the wall clock.
 pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
@@ -184,7 +185,9 @@ fn selected_name(model: &Model) -> Option<String> {
         View::Vms => model.vms.current::<Vm>(snapshot).map(|row| row.name().to_owned()),
         View::Images => model.images.current::<Image>(snapshot).map(|row| row.name().to_owned()),
         View::Kernels => model.kernels.current::<Kernel>(snapshot).map(|row| row.name().to_owned()),
-        View::Operations => model.operations.current::<OperationView>(snapshot).map(|row| row.name().to_owned()),
+        View::Operations => {
+            model.operations.current::<OperationView>(snapshot).map(|row| row.name().to_owned())
+        }
         View::Log => None,
     }
 }

@@ -96,7 +96,8 @@ pub struct NewVmForm {
 impl NewVmForm {
     /// A form whose defaults boot: the image given, else the newest one here.
     pub fn new(image: Option<&str>, snapshot: &Snapshot) -> Self {
-        let newest = || snapshot.images.iter().max_by_key(|image| image.created_at).map(|image| image.name.as_str());
+        let newest =
+            || snapshot.images.iter().max_by_key(|image| image.created_at).map(|image| image.name.as_str());
         Self {
             focus: Field::Image,
             image: TextInput::new(image.or_else(newest).unwrap_or_default()),
@@ -188,8 +189,9 @@ impl NewVmForm {
         }
         let name = self.name.text().trim();
         if !name.is_empty() {
-            check_name("a machine", name)
-                .map_err(|error| (Field::Name, error.hint().map_or_else(|| error.to_string(), str::to_owned)))?;
+            check_name("a machine", name).map_err(|error| {
+                (Field::Name, error.hint().map_or_else(|| error.to_string(), str::to_owned))
+            })?;
             if snapshot.vms.iter().any(|vm| vm.name == name) {
                 return Err((Field::Name, format!("there is already a machine named `{name}`")));
             }
@@ -202,7 +204,8 @@ impl NewVmForm {
                 _ => text.parse::<u32>().ok().filter(|number| *number > 0).map(Some).ok_or_else(wrong),
             }
         };
-        let kernel = self.kernel.and_then(|index| snapshot.kernels.get(index)).map(|kernel| kernel.name.clone());
+        let kernel =
+            self.kernel.and_then(|index| snapshot.kernels.get(index)).map(|kernel| kernel.name.clone());
         Ok(CreateVm {
             name: (!name.is_empty()).then(|| name.to_owned()),
             image: image.to_owned(),
@@ -301,7 +304,10 @@ mod tests {
         assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Image);
         form.image.set("debian:12");
         let request = form.request(&snapshot).unwrap();
-        assert_eq!((request.name, request.cpus, request.memory_mib, request.disk_gib), (None, None, None, None));
+        assert_eq!(
+            (request.name, request.cpus, request.memory_mib, request.disk_gib),
+            (None, None, None, None)
+        );
         form.memory.set("lots");
         assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Memory);
         form.name.set("no name");

@@ -79,8 +79,12 @@ impl TextInput {
             (KeyCode::Char('k'), true, false) => self.text.truncate(self.cursor),
             (KeyCode::Left, false, false) | (KeyCode::Char('b'), true, false) => self.cursor = self.before(),
             (KeyCode::Right, false, false) | (KeyCode::Char('f'), true, false) => self.cursor = self.after(),
-            (KeyCode::Left, true, false) | (KeyCode::Char('b'), false, true) => self.cursor = self.word_before(),
-            (KeyCode::Right, true, false) | (KeyCode::Char('f'), false, true) => self.cursor = self.word_after(),
+            (KeyCode::Left, true, false) | (KeyCode::Char('b'), false, true) => {
+                self.cursor = self.word_before()
+            }
+            (KeyCode::Right, true, false) | (KeyCode::Char('f'), false, true) => {
+                self.cursor = self.word_after()
+            }
             (KeyCode::Home, ..) | (KeyCode::Char('a'), true, false) => self.cursor = 0,
             (KeyCode::End, ..) | (KeyCode::Char('e'), true, false) => self.cursor = self.text.len(),
             _ => return false,

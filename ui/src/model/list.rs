@@ -79,9 +79,10 @@ impl ListState {
         if !self.marks.is_empty() {
             self.marks.retain(|key| all.iter().any(|row| row.key() == key));
         }
-        let kept = self.selected.as_deref().and_then(|key| {
-            self.rows.iter().position(|&index| all[index as usize].key() == key)
-        });
+        let kept = self
+            .selected
+            .as_deref()
+            .and_then(|key| self.rows.iter().position(|&index| all[index as usize].key() == key));
         self.cursor = kept.unwrap_or(self.cursor).min(self.rows.len().saturating_sub(1));
         self.range_from = self.range_from.filter(|&from| from < self.rows.len());
         self.remember::<T>(snapshot);

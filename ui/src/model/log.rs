@@ -69,7 +69,12 @@ impl Log {
         self.compare_operations(old, new);
         self.compare_vms(now, old, new);
         let mut add = |source: &str, text: &str| {
-            self.add(LogLine { at: now, level: Level::Information, source: source.to_owned(), text: text.to_owned() });
+            self.add(LogLine {
+                at: now,
+                level: Level::Information,
+                source: source.to_owned(),
+                text: text.to_owned(),
+            });
         };
         if !std::sync::Arc::ptr_eq(&old.images, &new.images) {
             fn name(image: &Image) -> &str {
@@ -111,7 +116,8 @@ impl Log {
                     text: format!("{kind} began"),
                 });
             }
-            let took = Took(crate::format::between(record.started_at, record.ended_at.unwrap_or(record.started_at)));
+            let took =
+                Took(crate::format::between(record.started_at, record.ended_at.unwrap_or(record.started_at)));
             let why = record.error.as_ref().map_or("", |error| error.message.as_str());
             let (level, text) = match record.state {
                 OperationState::Running => continue,

@@ -37,8 +37,7 @@ impl Rates {
         }
         self.sampled_at = now;
         let running = |view: &&OperationView| view.record.state == OperationState::Running;
-        self.operations
-            .retain(|id, _| operations.iter().filter(running).any(|view| view.record.id == *id));
+        self.operations.retain(|id, _| operations.iter().filter(running).any(|view| view.record.id == *id));
         for view in operations.iter().filter(running) {
             let meters = self.operations.entry(view.record.id.clone()).or_default();
             for (index, part) in view.progress.parts().iter().enumerate() {

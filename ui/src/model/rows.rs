@@ -17,7 +17,9 @@ impl Listed for Vm {
         SortColumn {
             name: "state",
             compare: |left, right| {
-                state_rank(left.state).cmp(&state_rank(right.state)).then_with(|| natural(&left.name, &right.name))
+                state_rank(left.state)
+                    .cmp(&state_rank(right.state))
+                    .then_with(|| natural(&left.name, &right.name))
             },
         },
         SortColumn { name: "address", compare: |left, right| left.address.cmp(&right.address) },
@@ -141,12 +143,18 @@ impl Listed for OperationView {
                 ended(left).cmp(&ended(right)).then(right.record.started_at.cmp(&left.record.started_at))
             },
         },
-        SortColumn { name: "began", compare: |left, right| right.record.started_at.cmp(&left.record.started_at) },
+        SortColumn {
+            name: "began",
+            compare: |left, right| right.record.started_at.cmp(&left.record.started_at),
+        },
         SortColumn {
             name: "kind",
             compare: |left, right| left.record.kind.as_str().cmp(right.record.kind.as_str()),
         },
-        SortColumn { name: "target", compare: |left, right| natural(&left.record.target, &right.record.target) },
+        SortColumn {
+            name: "target",
+            compare: |left, right| natural(&left.record.target, &right.record.target),
+        },
         SortColumn {
             name: "state",
             compare: |left, right| left.record.state.as_str().cmp(right.record.state.as_str()),

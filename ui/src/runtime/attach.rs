@@ -11,9 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use vmdeck_engine::guest::{ExecOutput, ExecRequest, WindowSize};
-use vmdeck_engine::{Error, Result};
-
-use super::engine::Link;
+use vmdeck_engine::{Engine, Error, Result};
 
 /// `ctrl-]`, as telnet has it.
 const DETACH: u8 = 0x1d;
@@ -22,9 +20,8 @@ const DETACH: u8 = 0x1d;
 const WAITING: usize = 64;
 
 /// Runs the shell. The terminal has been released by the console: it is in its ordinary mode.
-pub(super) fn shell(link: &Link, name: &str, size: (u16, u16)) -> Result<()> {
-    let engine = link.engine()?.clone();
-    say(&format!("vmdeck: shell in {}; ctrl-] comes back to the console\r\n", crate::text::clean(name)));
+pub(super) async fn shell(engine: Engine, name: String, size: (u16, u16)) -> Result<()> {
+    say(&format!("vmdeck: shell in {}; ctrl-] comes back to the console\r\n", crate::text::clean(&name)));
     let request = ExecRequest {
         pty: Some(WindowSize { columns: size.0, rows: size.1 }),
         term: std::env::var("TERM").ok(),
@@ -33,42 +30,45 @@ pub(super) fn shell(link: &Link, name: &str, size: (u16, u16)) -> Result<()> {
     crossterm::terminal::enable_raw_mode().map_err(|error| Error::io("cannot drive the terminal", error))?;
     // A guard, so that no way out of here leaves the raw mode on.
     let raw = RawMode;
-    let (name, keys) = (name.to_owned(), Keyboard::start()?);
-    let result = link.runtime().block_on(async move {
-        let mut session = engine.vms().exec(&name, request).await?;
-        let Keyboard { mut typed, stop } = keys;
-        let mut resized =
-            signal(SignalKind::window_change()).map_err(|error| Error::io("cannot listen to signals", error))?;
-        loop {
-            tokio::select! {
-                output = session.output.recv() => match output {
-                    Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) => {
-                        let mut out = io::stdout().lock();
-                        out.write_all(&bytes)
-                            .and_then(|()| out.flush())
-                            .map_err(|error| Error::io("cannot write to the terminal", error))?;
-                    }
-                    None => break,
-                },
-                bytes = typed.recv() => match bytes {
-                    Some(bytes) => session.input.write(bytes).await?,
-                    // Detached, or the terminal is gone: dropping the session hangs the shell up.
-                    None => break,
-                },
-                Some(()) = resized.recv() => {
-                    if let Ok((columns, rows)) = crossterm::terminal::size() {
-                        session.control.resize(WindowSize { columns, rows }).await?;
-                    }
+    let result = pass_through(&engine, &name, request).await;
+    drop(raw);
+    // Whatever modes the guest's programs left on: colours, cursor, paste, mouse, alternate screen.
+    say(
+        "\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1l\x1b>\x1b[?1049l\r\n",
+    );
+    result
+}
+
+/// Carries bytes both ways.
+async fn pass_through(engine: &Engine, name: &str, request: ExecRequest) -> Result<()> {
+    let mut session = engine.vms().exec(name, request).await?;
+    // Dropped last: the thread that reads is gone before the console reads again.
+    let Keyboard { mut typed, stop: _stop } = Keyboard::start()?;
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|error| Error::io("cannot listen to signals", error))?;
+    loop {
+        tokio::select! {
+            output = session.output.recv() => match output {
+                Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) => {
+                    let mut out = io::stdout().lock();
+                    out.write_all(&bytes)
+                        .and_then(|()| out.flush())
+                        .map_err(|error| Error::io("cannot write to the terminal", error))?;
+                }
+                None => return Ok(()),
+            },
+            bytes = typed.recv() => match bytes {
+                Some(bytes) => session.input.write(bytes).await?,
+                // Detached, or the terminal is gone: dropping the session hangs the shell up.
+                None => return Ok(()),
+            },
+            Some(()) = resized.recv() => {
+                if let Ok((columns, rows)) = crossterm::terminal::size() {
+                    session.control.resize(WindowSize { columns, rows }).await?;
                 }
             }
         }
-        drop(stop);
-        Ok(())
-    });
-    drop(raw);
-    // Whatever modes the guest's programs left on: colours, cursor, paste, mouse, alternate screen.
-    say("\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1l\x1b>\x1b[?1049l\r\n");
-    result
+    }
 }
 
 struct RawMode;

@@ -57,21 +57,26 @@ pub fn availability(model: &Model, action: Action) -> Availability {
         Availability::when(targets.iter().any(|vm| wanted(vm.state)), otherwise)
     };
     match action {
-        Action::StartVm => {
-            vms(|state| matches!(state, VmState::Created | VmState::Stopped | VmState::Failed), "it runs already")
+        Action::StartVm => vms(
+            |state| matches!(state, VmState::Created | VmState::Stopped | VmState::Failed),
+            "it runs already",
+        ),
+        Action::StopVm | Action::ForceOffVm | Action::RestartVm => {
+            vms(VmState::has_process, "it does not run")
         }
-        Action::StopVm | Action::ForceOffVm | Action::RestartVm => vms(VmState::has_process, "it does not run"),
         Action::DeleteVm => vms(|_| true, ""),
         Action::Shell => match model.vms.current::<Vm>(&model.snapshot) {
             None => Unavailable("no machine is selected".into()),
             Some(vm) => Availability::when(vm.state == VmState::Running, "a shell needs a running machine"),
         },
-        Action::BootImage => {
-            Availability::when(model.images.current::<Image>(&model.snapshot).is_some(), "no image is selected")
-        }
-        Action::DeleteImage => {
-            Availability::when(!model.images.targets::<Image>(&model.snapshot).is_empty(), "no image is selected")
-        }
+        Action::BootImage => Availability::when(
+            model.images.current::<Image>(&model.snapshot).is_some(),
+            "no image is selected",
+        ),
+        Action::DeleteImage => Availability::when(
+            !model.images.targets::<Image>(&model.snapshot).is_empty(),
+            "no image is selected",
+        ),
         Action::DeleteKernel => {
             let any = !model.kernels.targets::<Kernel>(&model.snapshot).is_empty();
             Availability::when(any, "no kernel is selected")
@@ -85,7 +90,9 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             let any = model.list().is_some_and(|list| !list.rows.is_empty());
             Availability::when(any, "there is nothing here")
         }
-        Action::NextTab | Action::PreviousTab if model.view != View::Vms => Unavailable("no tabs here".into()),
+        Action::NextTab | Action::PreviousTab if model.view != View::Vms => {
+            Unavailable("no tabs here".into())
+        }
         Action::NextPane | Action::PreviousPane => {
             Availability::when(model.view != View::Log, "there is only one pane here")
         }
@@ -127,7 +134,8 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         Action::ViewLog => go(model, View::Log),
         Action::NextPane | Action::PreviousPane => {
             let other = if model.pane == Pane::List { Pane::Detail } else { Pane::List };
-            model.pane = if model.list().is_some_and(|list| list.rows.is_empty()) { Pane::List } else { other };
+            model.pane =
+                if model.list().is_some_and(|list| list.rows.is_empty()) { Pane::List } else { other };
         }
         Action::Back => back(model),
         Action::Mouse => {
@@ -142,8 +150,14 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         }
         Action::Redraw => effects.push(Effect::Redraw),
         Action::Suspend => effects.push(Effect::Suspend),
-        Action::Down | Action::Up | Action::HalfPageDown | Action::HalfPageUp | Action::PageDown
-        | Action::PageUp | Action::Top | Action::Bottom => scroll(model, action, count),
+        Action::Down
+        | Action::Up
+        | Action::HalfPageDown
+        | Action::HalfPageUp
+        | Action::PageDown
+        | Action::PageUp
+        | Action::Top
+        | Action::Bottom => scroll(model, action, count),
         Action::NextTab => tab(model, 1),
         Action::PreviousTab => tab(model, VmTab::ALL.len() - 1),
         Action::Open => model.pane = Pane::Detail,
@@ -202,7 +216,8 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
             open(model, Overlay::NewVm(Box::new(form)));
         }
         Action::StartVm => {
-            let startable = |vm: &Vm| matches!(vm.state, VmState::Created | VmState::Stopped | VmState::Failed);
+            let startable =
+                |vm: &Vm| matches!(vm.state, VmState::Created | VmState::Stopped | VmState::Failed);
             for name in vm_names(model, startable) {
                 effects.push(Effect::Run(Command::StartVm { name }));
             }
@@ -216,14 +231,14 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         }
         Action::ForceOffVm => {
             let names = vm_names(model, |vm| vm.state.has_process());
-            let effects = names.iter().map(|name| {
-                Effect::Run(Command::StopVm { name: name.clone(), force: true })
-            });
+            let effects =
+                names.iter().map(|name| Effect::Run(Command::StopVm { name: name.clone(), force: true }));
             let confirm = Confirm {
                 title: format!("Force {} off?", machines(names.len())),
                 effects: effects.collect(),
                 consequences: vec![
-                    "What the guest has not written to its disks yet is lost, as when the plug is pulled.".into(),
+                    "What the guest has not written to its disks yet is lost, as when the plug is pulled."
+                        .into(),
                     "The machine, its disks and its settings stay.".into(),
                 ],
                 targets: names,
@@ -239,7 +254,8 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
                 title: format!("Restart {}?", machines(names.len())),
                 effects: effects.collect(),
                 consequences: vec![
-                    "Everything that runs in the guest ends; the guest is shut down in good order first.".into(),
+                    "Everything that runs in the guest ends; the guest is shut down in good order first."
+                        .into(),
                     "Disks and settings stay.".into(),
                 ],
                 targets: names,
@@ -409,9 +425,9 @@ fn delete_vms(model: &mut Model) {
             *last = format!("The image it was made of stays: {}.", images.join(", "));
         }
     }
-    let effects = targets.iter().map(|vm| {
-        Effect::Run(Command::DeleteVm { name: vm.name.clone(), force: vm.state.has_process() })
-    });
+    let effects = targets
+        .iter()
+        .map(|vm| Effect::Run(Command::DeleteVm { name: vm.name.clone(), force: vm.state.has_process() }));
     let confirm = Confirm {
         title: format!("Delete {}?", machines(targets.len())),
         effects: effects.collect(),
@@ -428,9 +444,10 @@ fn delete_vms(model: &mut Model) {
 
 /// Names of what uses one of the targets, for a message: what is in use cannot be deleted.
 fn in_use<'a>(names: impl Iterator<Item = (&'a str, Vec<&'a str>)>) -> Option<String> {
-    names.into_iter().find(|(_, users)| !users.is_empty()).map(|(name, users)| {
-        format!("{name} is used by {}", users.join(", "))
-    })
+    names
+        .into_iter()
+        .find(|(_, users)| !users.is_empty())
+        .map(|(name, users)| format!("{name} is used by {}", users.join(", ")))
 }
 
 fn delete_images(model: &mut Model) {
@@ -446,7 +463,8 @@ fn delete_images(model: &mut Model) {
     let unmanaged = targets.iter().filter(|image| !image.managed).count();
     let mut consequences = Vec::new();
     if unmanaged < targets.len() {
-        consequences.push("Files that no other image shares go; what was downloaded stays in the cache.".into());
+        consequences
+            .push("Files that no other image shares go; what was downloaded stays in the cache.".into());
     }
     if unmanaged > 0 {
         consequences.push("Registered files stay where they are; only the entry goes.".into());
@@ -472,8 +490,10 @@ fn delete_kernels(model: &mut Model) {
         say(model, Level::Warning, format!("delete: {why}"), Some("delete those machines first".into()));
         return;
     }
-    let effects =
-        targets.iter().map(|kernel| Effect::Run(Command::DeleteKernel { name: kernel.name.clone() })).collect();
+    let effects = targets
+        .iter()
+        .map(|kernel| Effect::Run(Command::DeleteKernel { name: kernel.name.clone() }))
+        .collect();
     let title = match targets.len() {
         1 => "Delete this kernel?".into(),
         count => format!("Delete {count} kernels?"),

@@ -7,8 +7,8 @@ use crate::action::Action;
 use crate::keymap::{Key, Lookup, sequence};
 use crate::layout::is_tiny;
 use crate::message::Effect;
-use crate::model::filter::Filter;
 use crate::model::Model;
+use crate::model::filter::Filter;
 use crate::model::toast::Level;
 
 pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
@@ -70,7 +70,9 @@ pub(super) fn paste(model: &mut Model, text: &str) {
             input.paste(text);
             apply_filter(model);
         }
-        None => say(model, Level::Information, "a paste goes into a text field; there is none here".into(), None),
+        None => {
+            say(model, Level::Information, "a paste goes into a text field; there is none here".into(), None)
+        }
     }
 }
 

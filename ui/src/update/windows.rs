@@ -8,10 +8,10 @@ use crate::action::{ACTIONS, Action};
 use crate::fuzzy;
 use crate::keymap::{Key, Lookup};
 use crate::message::{Command, Effect};
+use crate::model::Model;
 use crate::model::form::Field;
 use crate::model::overlay::{Chosen, Overlay, Palette, Picker, Prompt, PromptKind};
 use crate::model::toast::Level;
-use crate::model::Model;
 use crate::theme::Theme;
 
 /// Palette lines remembered.
@@ -287,8 +287,9 @@ fn form_key(model: &Model, overlay: &mut Overlay, key: Key) -> Next {
             form.move_focus(1);
         }
         KeyCode::BackTab => form.move_focus(-1),
-        KeyCode::Down | KeyCode::Up if form.focus == Field::Image && form.suggestion.is_some()
-            || key.code == KeyCode::Down && form.focus == Field::Image && suggests(model, form) =>
+        KeyCode::Down | KeyCode::Up
+            if form.focus == Field::Image && form.suggestion.is_some()
+                || key.code == KeyCode::Down && form.focus == Field::Image && suggests(model, form) =>
         {
             let count = form.suggestions(&model.snapshot).len();
             form.suggestion = match (key.code, form.suggestion) {
@@ -366,5 +367,6 @@ pub(super) fn scroll_log(model: &mut Model, action: Action, count: Option<u32>, 
     let at = if model.log.follow { last } else { model.log.offset.min(last) };
     let to = scrolled(at, last + 1, page, action, count);
     model.log.offset = to;
-    model.log.follow = to >= last && !matches!(action, Action::Up | Action::PageUp | Action::HalfPageUp | Action::Top);
+    model.log.follow =
+        to >= last && !matches!(action, Action::Up | Action::PageUp | Action::HalfPageUp | Action::Top);
 }

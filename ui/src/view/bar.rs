@@ -94,7 +94,13 @@ pub(super) fn toasts(model: &Model, painter: &mut Painter<'_>, bar: Rect) {
         let used = painter.text(area.x + 3, y, room, &message.text, style);
         if message.count > 1 {
             let x = area.x + 3 + used;
-            painter.format(x, y, area.right().saturating_sub(x), format_args!(" ×{}", message.count), model.theme.dim);
+            painter.format(
+                x,
+                y,
+                area.right().saturating_sub(x),
+                format_args!(" ×{}", message.count),
+                model.theme.dim,
+            );
         }
         if let Some(hint) = &message.hint {
             painter.text(area.x + 3, y + 1, room, hint, model.theme.dim);

@@ -76,7 +76,13 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect) {
             let room = area.right().saturating_sub(x + 1);
             painter.text(x, area.y, room.min(1), " ", theme.text);
             painter.text(x + 1, area.y, room.min(width - 2), tab.title(), style);
-            painter.text(x + width - 1, area.y, area.right().saturating_sub(x + width).min(1), " ", theme.text);
+            painter.text(
+                x + width - 1,
+                area.y,
+                area.right().saturating_sub(x + width).min(1),
+                " ",
+                theme.text,
+            );
         }
     }
 }
@@ -187,8 +193,11 @@ fn boot(pen: &mut Pen<'_, '_>, vm: &Vm) {
         pen.heading("Boots before");
         for boot in earlier {
             pen.line(|line| {
-                let (glyph, style) =
-                    if boot.failure.is_some() { (model.glyphs.failed, theme.bad) } else { (model.glyphs.done, theme.good) };
+                let (glyph, style) = if boot.failure.is_some() {
+                    (model.glyphs.failed, theme.bad)
+                } else {
+                    (model.glyphs.done, theme.good)
+                };
                 line.glyph(glyph, style);
                 line.format(format_args!(" {} ago", Span(model.now - boot.started_at)), theme.text);
                 line.right(11, format_args!("{}", Took(phases::total(boot, model.now))), theme.text);
@@ -204,9 +213,8 @@ fn boot(pen: &mut Pen<'_, '_>, vm: &Vm) {
 fn vm_operations(pen: &mut Pen<'_, '_>, vm: &Vm) {
     let model = pen.model;
     let theme = &model.theme;
-    let about = |view: &&OperationView| {
-        view.record.target == vm.name && view.record.kind.as_str().starts_with("vm ")
-    };
+    let about =
+        |view: &&OperationView| view.record.target == vm.name && view.record.kind.as_str().starts_with("vm ");
     let mut any = false;
     for view in model.snapshot.operations.iter().filter(about).take(OPERATIONS) {
         any = true;
@@ -274,7 +282,10 @@ fn image_details(pen: &mut Pen<'_, '_>, image: &Image) {
     }
     pen.field_format("used", format_args!("{}", Bytes(image.used_bytes)));
     pen.field_format("file system", format_args!("{}", Bytes(image.rootfs_bytes)));
-    pen.field("managed", if image.managed { "yes, the files are vmdeck's" } else { "no, registered files of your own" });
+    pen.field(
+        "managed",
+        if image.managed { "yes, the files are vmdeck's" } else { "no, registered files of your own" },
+    );
     pen.field("file", &image.files.rootfs.display().to_string());
     pen.field("id", image.id.as_str());
     pen.field_format("created", format_args!("{} ago", Span(model.now - image.created_at)));
@@ -455,13 +466,16 @@ fn part_line(
         line.column(part.label(), label, theme.text);
         let numbers = line.rest().min(22);
         match part.unit() {
-            ProgressUnit::Bytes => line.right(numbers, format_args!("{} / {}", Bytes(done), Bytes(total)), theme.text),
+            ProgressUnit::Bytes => {
+                line.right(numbers, format_args!("{} / {}", Bytes(done), Bytes(total)), theme.text)
+            }
             ProgressUnit::Items => line.right(numbers, format_args!("{done} / {total}"), theme.text),
         }
         if part.retries() > 0 {
             line.right(12, format_args!("{} retries", part.retries()), theme.warning);
         }
-        let rate = model.rates.of_part(&view.record.id, index).filter(|_| part.state() == ProgressState::Active);
+        let rate =
+            model.rates.of_part(&view.record.id, index).filter(|_| part.state() == ProgressState::Active);
         if line.rest() > 26 {
             match rate.filter(|_| part.unit() == ProgressUnit::Bytes) {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

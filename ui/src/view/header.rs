@@ -78,7 +78,13 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         let key = model.keymap.keys_of(view_action(view)).filter(|keys| keys.len() == 1);
         let mut at = x;
         if let Some(keys) = key {
-            at += painter.format(at, 0, 1, format_args!("{}", keys[0]), if here { theme.key } else { theme.dim });
+            at += painter.format(
+                at,
+                0,
+                1,
+                format_args!("{}", keys[0]),
+                if here { theme.key } else { theme.dim },
+            );
         } else {
             at += 1;
         }
@@ -143,13 +149,7 @@ fn host(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     x += painter.text(x, area.y, room(x), "  mem ", theme.dim);
     let all = model.host.memory_bytes >> 20;
     x += painter.format(x, area.y, room(x), format_args!("{}", Mebibytes(memory)), over(memory > all));
-    x += painter.format(
-        x,
-        area.y,
-        room(x),
-        format_args!("/{}", Bytes(model.host.memory_bytes)),
-        theme.dim,
-    );
+    x += painter.format(x, area.y, room(x), format_args!("/{}", Bytes(model.host.memory_bytes)), theme.dim);
     let used: u64 = model.snapshot.images.iter().map(|image| image.used_bytes).sum();
     x += painter.text(x, area.y, room(x), "  images ", theme.dim);
     x += painter.format(x, area.y, room(x), format_args!("{}", Bytes(used)), theme.text);

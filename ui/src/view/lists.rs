@@ -44,15 +44,7 @@ const VMS: &[Column<Vm>] = &[
             cell.text(vm.state.as_str(), style);
         },
     },
-    Column {
-        title: "BOOT",
-        min: 16,
-        max: 24,
-        rank: 2,
-        right: false,
-        sort: None,
-        paint: phases::miniature,
-    },
+    Column { title: "BOOT", min: 16, max: 24, rank: 2, right: false, sort: None, paint: phases::miniature },
     Column {
         title: "ADDRESS",
         min: 11,
@@ -277,7 +269,15 @@ const OPERATIONS: &[Column<OperationView>] = &[
             cell.text(&view.record.target, style);
         },
     },
-    Column { title: "PROGRESS", min: 18, max: 34, rank: 2, right: false, sort: None, paint: operation_progress },
+    Column {
+        title: "PROGRESS",
+        min: 18,
+        max: 34,
+        rank: 2,
+        right: false,
+        sort: None,
+        paint: operation_progress,
+    },
     Column {
         title: "RATE",
         min: 11,
@@ -359,7 +359,10 @@ fn operation_progress(cell: &mut table::Cell<'_, '_>, view: &OperationView) {
                     let full = progress::filled(done, total, bar);
                     cell.repeat(full, model.glyphs.bar_done, theme.bar_done);
                     cell.repeat(bar - full, model.glyphs.bar_rest, theme.bar_rest);
-                    cell.format(format_args!(" {:>3}% ", progress::percent(done, total).unwrap_or(0)), theme.text);
+                    cell.format(
+                        format_args!(" {:>3}% ", progress::percent(done, total).unwrap_or(0)),
+                        theme.text,
+                    );
                     cell.text(phase, theme.dim);
                 }
                 Some((done, _, vmdeck_engine::operation::progress::ProgressUnit::Bytes)) => {
@@ -420,7 +423,13 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect, list: &ListState,
     x += painter.text(x, area.y, room(x), model.view.title(), title_style);
     let filtered = !list.filter.is_empty() || list.filter_input.is_some();
     if filtered {
-        x += painter.format(x, area.y, room(x), format_args!(" {} of {}", list.rows.len(), list.total), theme.text);
+        x += painter.format(
+            x,
+            area.y,
+            room(x),
+            format_args!(" {} of {}", list.rows.len(), list.total),
+            theme.text,
+        );
     } else {
         x += painter.format(x, area.y, room(x), format_args!(" {}", list.total), theme.text);
     }
@@ -456,9 +465,10 @@ fn empty(model: &Model, painter: &mut Painter<'_>, list: &ListState, area: Rect)
 pub fn sort_at(model: &Model, x: u16, y: u16) -> Option<usize> {
     fn find<T: Listed>(columns: &[Column<T>], titles: Rect, x: u16) -> Option<usize> {
         let places = arrange(columns, titles.width);
-        let found = columns.iter().zip(places).find(|(_, (from, width))| {
-            *width > 0 && (titles.x + from..titles.x + from + width).contains(&x)
-        });
+        let found = columns
+            .iter()
+            .zip(places)
+            .find(|(_, (from, width))| *width > 0 && (titles.x + from..titles.x + from + width).contains(&x));
         found.and_then(|(column, _)| column.sort)
     }
     let titles = layout(model).list?;

@@ -23,7 +23,13 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines:
     painter.text(x, area.y, area.right().saturating_sub(x + 1), state, theme.dim);
     let height = usize::from(lines.height);
     if log.lines.is_empty() {
-        painter.text(lines.x + 2, lines.y + 1, lines.width.saturating_sub(2), "nothing has happened yet", theme.dim);
+        painter.text(
+            lines.x + 2,
+            lines.y + 1,
+            lines.width.saturating_sub(2),
+            "nothing has happened yet",
+            theme.dim,
+        );
         return;
     }
     let last = log.lines.len().saturating_sub(height);
@@ -75,7 +81,7 @@ fn text_width(lines: Rect) -> u16 {
 /// A moment as the clock on the user's wall shows it.
 pub(super) fn time(model: &Model, painter: &mut Painter<'_>, x: u16, y: u16, at: i64) {
     if let Ok(moment) = jiff::Timestamp::from_millisecond(at) {
-        let time = moment.to_zoned(model.time_zone.clone()).time();
+        let time = model.time_zone.to_datetime(moment).time();
         let (hour, minute, second) = (time.hour(), time.minute(), time.second());
         painter.format(x, y, TIME - 1, format_args!("{hour:02}:{minute:02}:{second:02}"), model.theme.dim);
     }

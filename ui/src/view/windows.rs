@@ -131,7 +131,9 @@ fn paint_help(model: &Model, painter: &mut Painter<'_>, all: Rect, help: &Help) 
             for info in ACTIONS.iter().filter(|info| info.scope == scope) {
                 let keys = model.keymap.describe(info.action);
                 let found = wanted.is_empty()
-                    || [info.name, info.help, info.title].iter().any(|text| text.to_lowercase().contains(&wanted))
+                    || [info.name, info.help, info.title]
+                        .iter()
+                        .any(|text| text.to_lowercase().contains(&wanted))
                     || keys.to_lowercase() == wanted;
                 if !found {
                     continue;
@@ -240,7 +242,8 @@ fn paint_confirm(model: &Model, painter: &mut Painter<'_>, all: Rect, confirm: &
     let verb_width = text::width(confirm.verb) + 4;
     let from = inside.right().saturating_sub(verb_width + 12);
     // The focused button is told by brackets too, not by its colours alone.
-    let face = |text: &str, focused: bool| if focused { format!("[ {text} ]") } else { format!("  {text}  ") };
+    let face =
+        |text: &str, focused: bool| if focused { format!("[ {text} ]") } else { format!("  {text}  ") };
     painter.text(from, y, 10, &face("Cancel", !confirm.on_verb), cancel);
     painter.text(from + 12, y, verb_width, &face(confirm.verb, confirm.on_verb), verb);
     footer(model, painter, inside, &[("enter", "press"), ("tab", "the other"), ("y", "yes"), ("esc", "no")]);
@@ -389,7 +392,14 @@ fn paint_form(model: &Model, painter: &mut Painter<'_>, all: Rect, form: &NewVmF
     footer(model, painter, inside, &keys);
 }
 
-fn choice(model: &Model, painter: &mut Painter<'_>, area: Rect, form: &NewVmForm, field: Field, focused: bool) {
+fn choice(
+    model: &Model,
+    painter: &mut Painter<'_>,
+    area: Rect,
+    form: &NewVmForm,
+    field: Field,
+    focused: bool,
+) {
     let theme = &model.theme;
     let newest = model.snapshot.kernels.first();
     let text: (&str, &str) = match field {
@@ -399,8 +409,12 @@ fn choice(model: &Model, painter: &mut Painter<'_>, area: Rect, form: &NewVmForm
         },
         Field::Network => {
             let detail = match form.network {
-                vmdeck_engine::vm::record::NetworkMode::User => "reaches out; forwards lead in; no root needed",
-                vmdeck_engine::vm::record::NetworkMode::Bridge => "an address of its own on a bridge; needs root",
+                vmdeck_engine::vm::record::NetworkMode::User => {
+                    "reaches out; forwards lead in; no root needed"
+                }
+                vmdeck_engine::vm::record::NetworkMode::Bridge => {
+                    "an address of its own on a bridge; needs root"
+                }
                 vmdeck_engine::vm::record::NetworkMode::None => "no network",
             };
             (network(form.network), detail)
@@ -443,7 +457,8 @@ fn plan(model: &Model, painter: &mut Painter<'_>, inside: Rect, y: u16, form: &N
         }
     }
     if model.snapshot.kernels.is_empty() {
-        let text = format!("There is no kernel here: {} is pulled first.", vmdeck_engine::kernel::DEFAULT_SOURCE);
+        let text =
+            format!("There is no kernel here: {} is pulled first.", vmdeck_engine::kernel::DEFAULT_SOURCE);
         pen.text(&text, theme.warning);
     }
     let (cpus, memory) = model.reserved();
