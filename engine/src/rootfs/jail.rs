@@ -36,6 +36,15 @@ impl Jail {
         Self { tree: Tree::new(root), files: Vec::new(), last: None }
     }
 
+    /// Bytes of content in the image, hidden files' included.
+    pub(super) fn stored(&self) -> u64 {
+        let content = self.files.iter().map(|id| match &self.tree.inode(*id).kind {
+            InodeKind::File(data) => data.extents.iter().map(|extent| u64::from(extent.blocks)).sum(),
+            _ => 0,
+        });
+        content.sum::<u64>() * 4096
+    }
+
     /// The folder a clean name leads to. What is missing of it is created as root's, mode 0755;
     /// `count` is called for each such folder and may refuse it.
     pub(super) fn make_folder<E: From<EntryError>>(

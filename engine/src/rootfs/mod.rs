@@ -28,6 +28,11 @@ mod path;
 mod pipeline;
 mod seed;
 mod tar;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "other tests take it in by its path")]
+mod torture;
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -51,7 +56,8 @@ pub use tar::TarError;
 
 /// Pieces of packed bytes that wait for a layer's thread.
 const PACKED_PIECES: usize = 8;
-/// Bytes that are free in a new image at least. They cost nothing: the file is sparse.
+/// Bytes that are free in a new image at least, besides a quarter of the content. They cost
+/// nothing: the file is sparse.
 const FREE: u64 = 256 << 20;
 /// Bytes of the journal, as mke2fs has it for file systems of some GiB.
 const JOURNAL: u64 = 64 << 20;
@@ -276,6 +282,26 @@ impl RootfsBuilder {
     }
 
     fn build(self, injections: &[Injection], work_seed: Option<&Path>) -> Result<Rootfs, RootfsError> {
+        let Merged { jail, formatter, threads, options, created } = self.merge(injections)?;
+        let format = |doing| move |source| RootfsError::Format { doing, source };
+        for data in merge::nameless(&jail) {
+            formatter.release(data).map_err(format("free what upper layers hide"))?;
+        }
+        let contents = Contents::of(&jail, &formatter);
+        if let Some(path) = work_seed {
+            seed::write(&jail, &formatter, path, options.uuid, created, &threads.cancel)?;
+        }
+        if threads.cancel.is_cancelled() {
+            return Err(RootfsError::Cancelled);
+        }
+        formatter.set_free(FREE + jail.stored() / 4);
+        let (file, summary) = formatter.finish(&jail.tree).map_err(format("write the image's metadata"))?;
+        file.sync_data().map_err(RootfsError::io(format!("write `{}`", options.path.display())))?;
+        Ok(Rootfs { size: summary.size, used: summary.used, inodes: summary.inodes, contents })
+    }
+
+    /// Makes one tree of all layers and the injections.
+    fn merge(self, injections: &[Injection]) -> Result<Merged, RootfsError> {
         let Self { shared, threads, options, created } = self;
         if threads.cancel.is_cancelled() {
             return Err(RootfsError::Cancelled);
@@ -287,36 +313,30 @@ impl RootfsBuilder {
             }
         }
         threads.join();
-        let cancel = &threads.cancel;
         let Some(Shared { formatter, budget, layers }) = Arc::into_inner(shared) else {
             // Every clone lived on one of the threads that have ended.
             return Err(RootfsError::Cancelled);
         };
         // A root no layer describes is as `umoci` makes it, its time too.
         let mut jail = Jail::new(Metadata { mode: 0o755, ..Metadata::default() });
-        for (index, state) in
-            layers.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().enumerate()
-        {
+        let layers = layers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (index, state) in layers.into_iter().enumerate() {
             let LayerState::Read(list) = state else { return Err(RootfsError::Missing { index }) };
-            merge::apply(&mut jail, list, &budget, cancel)
+            merge::apply(&mut jail, list, &budget, &threads.cancel)
                 .map_err(|source| RootfsError::Layer { layer: LayerName { index, diff_id: None }, source })?;
         }
         inject(&mut jail, &formatter, injections, created)?;
-        let format = |doing| move |source| RootfsError::Format { doing, source };
-        for data in merge::nameless(&jail) {
-            formatter.release(data).map_err(format("free what upper layers hide"))?;
-        }
-        let contents = Contents::of(&jail, &formatter);
-        if let Some(path) = work_seed {
-            seed::write(&jail, &formatter, path, options.uuid, created, cancel)?;
-        }
-        if cancel.is_cancelled() {
-            return Err(RootfsError::Cancelled);
-        }
-        let (file, summary) = formatter.finish(&jail.tree).map_err(format("write the image's metadata"))?;
-        file.sync_data().map_err(RootfsError::io(format!("write `{}`", options.path.display())))?;
-        Ok(Rootfs { size: summary.size, used: summary.used, inodes: summary.inodes, contents })
+        Ok(Merged { jail, formatter, threads, options, created })
     }
+}
+
+/// All layers as one tree; its content is in the image.
+struct Merged {
+    jail: Jail,
+    formatter: Formatter,
+    threads: Threads,
+    options: RootfsOptions,
+    created: Timestamp,
 }
 
 /// Adds the injections as a layer on top of the others would.

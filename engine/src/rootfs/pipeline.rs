@@ -135,22 +135,24 @@ impl Input for PackedBytes<'_> {
     fn next(&mut self) -> Result<Option<Bytes>, LayerError> {
         loop {
             let bytes = match self.packed.try_recv() {
-                Ok(bytes) => bytes,
-                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
+                Ok(bytes) => Some(bytes),
+                Err(mpsc::error::TryRecvError::Disconnected) => None,
                 Err(mpsc::error::TryRecvError::Empty) => {
-                    match block_on(self.cancel.run_until_cancelled(self.packed.recv())) {
-                        Some(Some(bytes)) => bytes,
-                        Some(None) => return Ok(None),
-                        None => return Err(LayerError::Cancelled),
-                    }
+                    let wait = self.cancel.run_until_cancelled(self.packed.recv());
+                    block_on(wait).ok_or(LayerError::Cancelled)?
                 }
             };
+            // Who cancels drops its senders, too: that is no end of the stream.
             if self.cancel.is_cancelled() {
                 return Err(LayerError::Cancelled);
             }
-            if !bytes.is_empty() {
-                self.taken.set(self.taken.get() + bytes.len() as u64);
-                return Ok(Some(bytes));
+            match bytes {
+                None => return Ok(None),
+                Some(bytes) if bytes.is_empty() => {}
+                Some(bytes) => {
+                    self.taken.set(self.taken.get() + bytes.len() as u64);
+                    return Ok(Some(bytes));
+                }
             }
         }
     }

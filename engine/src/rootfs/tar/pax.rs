@@ -162,6 +162,8 @@ impl SparseRecords {
                 let offset = self.offset.take().ok_or(TarError::SparseMap)?;
                 sparse::push(self.map.get_or_insert_default(), Fragment { offset, length: number()? })?;
             }
+            // A file with nothing but a hole.
+            b"map" if value.is_empty() => self.map = Some(Vec::new()),
             b"map" => {
                 let map = self.map.insert(Vec::new());
                 let mut numbers = value.split(|byte| *byte == b',');

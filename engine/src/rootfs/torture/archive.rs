@@ -30,6 +30,8 @@ pub struct Item {
     /// Extended header records, besides those that are needed.
     pub records: Vec<(Vec<u8>, Vec<u8>)>,
     pub dialect: Dialect,
+    /// Length of an old GNU sparse file, and offset and length of each stored part.
+    pub old_map: Option<(u64, Vec<(u64, u64)>)>,
 }
 
 impl Item {
@@ -48,7 +50,14 @@ impl Item {
             size: None,
             records: Vec::new(),
             dialect: Dialect::Pax,
+            old_map: None,
         }
+    }
+
+    /// A header whose records hold for everything behind it.
+    pub fn global(records: &[(&str, &str)]) -> Self {
+        let records: Vec<_> = records.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        Self { content: encode_records(&records), ..Self::new(b'g', "pax_global_header", 0o644) }
     }
 
     pub fn file(name: impl Into<Vec<u8>>, content: impl Into<Vec<u8>>) -> Self {
@@ -130,6 +139,14 @@ impl Item {
             }
         }
         item
+    }
+
+    /// The same in the format that came before PAX: its map is in the header, and goes on behind it.
+    pub fn old_sparse(name: &str, size: u64, fragments: &[(u64, &[u8])]) -> Self {
+        let content = fragments.iter().flat_map(|(_, content)| content.iter().copied()).collect::<Vec<u8>>();
+        let map = fragments.iter().map(|(offset, content)| (*offset, content.len() as u64)).collect();
+        let item = Self::file(name, content).typeflag(b'S').dialect(Dialect::Gnu);
+        Self { old_map: Some((size, map)), ..item }
     }
 
     pub fn mode(mut self, mode: u32) -> Self {
@@ -221,6 +238,14 @@ impl Item {
             extended.write(archive);
         }
         archive.extend_from_slice(&self.header(name, link, size));
+        if let Some((_, map)) = &self.old_map {
+            for (position, part) in map.get(4..).unwrap_or_default().chunks(21).enumerate() {
+                let mut block = [0; 512];
+                old_structs(&mut block, part);
+                block[504] = u8::from(4 + (position + 1) * 21 < map.len());
+                archive.extend_from_slice(&block);
+            }
+        }
         archive.extend_from_slice(&self.content);
         archive.resize(archive.len().next_multiple_of(512), 0);
     }
@@ -245,8 +270,20 @@ impl Item {
             number(&mut header[329..337], i64::from(self.device.0), gnu);
             number(&mut header[337..345], i64::from(self.device.1), gnu);
         }
+        if let Some((size, map)) = &self.old_map {
+            old_structs(&mut header[386..], &map[..map.len().min(4)]);
+            header[482] = u8::from(map.len() > 4);
+            number(&mut header[483..495], *size as i64, true);
+        }
         seal(&mut header);
         header
+    }
+}
+
+fn old_structs(block: &mut [u8], map: &[(u64, u64)]) {
+    for (field, (offset, length)) in block.chunks_mut(24).zip(map) {
+        number(&mut field[..12], *offset as i64, true);
+        number(&mut field[12..24], *length as i64, true);
     }
 }
 

@@ -100,9 +100,13 @@ fn capability() -> Vec<u8> {
 /// `user::rw-,user:1000:r--,group::rw-,mask::rw-,other::---` (linux/posix_acl_xattr.h).
 fn acl() -> Vec<u8> {
     let mut acl = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in
-        [(0x01_u16, 6_u16, u32::MAX), (0x02, 4, 1000), (0x04, 6, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)]
-    {
+    for (tag, permissions, id) in [
+        (0x01_u16, 6_u16, u32::MAX),
+        (0x02, 4, 1000),
+        (0x04, 6, u32::MAX),
+        (0x10, 6, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ] {
         acl.extend(tag.to_le_bytes());
         acl.extend(permissions.to_le_bytes());
         acl.extend(id.to_le_bytes());
@@ -125,9 +129,8 @@ fn contents(items: &mut Vec<Item>) {
         items.push(Item::sparse(&name, version, 3_000_001, &[(0, &first), (1_000_448, &second)]));
         let name = format!("content/sparse-end-{}.{}", version.0, version.1);
         items.push(Item::sparse(&name, version, 2_000_000, &[(1_990_000, &pattern(10_000))]));
-        let name = format!("content/sparse-nothing-{}.{}", version.0, version.1);
-        items.push(Item::sparse(&name, version, 1_000_000, &[]));
     }
+    items.push(Item::sparse("content/sparse-nothing", (1, 0), 1_000_000, &[]));
 }
 
 fn links(items: &mut Vec<Item>) {
@@ -183,7 +186,9 @@ fn headers(items: &mut Vec<Item>) {
 
 /// What the layers above will change.
 fn to_be_changed(items: &mut Vec<Item>) {
-    for folder in ["white", "white/folder", "white/folder/below", "white/opaque", "white/opaque-late", "white/kept"] {
+    for folder in
+        ["white", "white/folder", "white/folder/below", "white/opaque", "white/opaque-late", "white/kept"]
+    {
         items.push(Item::folder(folder).mode(0o750).owner(9, 9));
     }
     for file in [
@@ -273,7 +278,11 @@ fn changes() -> Vec<Item> {
         Item::file("swap/link-to-folder/below", "below"),
         Item::file("swap/link-to-file", "now a file"),
         Item::character("swap/fifo-to-device", 1, 5),
-        Item::folder("swap/metadata").mode(0o751).owner(2, 3).time(1_400_000_000, 1).xattr("user.new", "comes"),
+        Item::folder("swap/metadata")
+            .mode(0o751)
+            .owner(2, 3)
+            .time(1_400_000_000, 1)
+            .xattr("user.new", "comes"),
         Item::file("swap/implicit/child", "leaves its folder as it is"),
         Item::hard_link("cross/second", "cross/target"),
         Item::hard_link("cross/old", "cross/overwritten"),
@@ -298,30 +307,25 @@ fn more_changes() -> Vec<Item> {
 
 /// Legal entries that `umoci` 0.4.7 refuses or loses, for one layer.
 pub fn beyond_umoci() -> Vec<Item> {
+    let many: Vec<(u64, &[u8])> = (0..60).map(|i| (i * 8192, &b"x"[..])).collect();
     vec![
-        Item::file("pax_global_header", "").typeflag(b'0'),
+        Item::global(&[("comment", "of all that follow"), ("SCHILY.xattr.user.global", "on all")]),
         Item::file("contiguous", "a regular file").typeflag(b'7'),
         Item::file("empty-xattr", "").xattr("user.empty", ""),
         Item::file("base64-xattr", "").record("LIBARCHIVE.xattr.user.b%2e64", "AAECAw"),
         Item::file("linked", "content"),
         Item::hard_link("link-without-content", "linked").size(7),
         Item { content: b"content".to_vec(), ..Item::hard_link("link-with-content", "linked") },
-        old_sparse("old-sparse", 10 << 30, &[(4096, b"first"), (1 << 30, b"second"), ((10 << 30) - 5, b"third")]),
-        old_sparse_many("old-sparse-many", 60),
+        Item::sparse("sparse-nothing-0.0", (0, 0), 1_000_000, &[]),
+        Item::sparse("sparse-nothing-0.1", (0, 1), 1_000_000, &[]),
+        Item::old_sparse(
+            "old-sparse",
+            10 << 30,
+            &[(4096, b"first"), (1 << 30, b"second"), ((10 << 30) - 5, b"third")],
+        ),
+        // Four parts of the map fit into the header, 21 into each block behind it.
+        Item::old_sparse("old-sparse-many", 60 * 8192, &many),
         // All names, links and owners of GNU at once.
         Item::file(format!("gnu/{}", "g".repeat(200)), "g").owner(-2, -2).dialect(Dialect::Gnu),
     ]
-}
-
-/// A file in GNU's old sparse format: its map is in the header, and in blocks behind that.
-fn old_sparse(name: &str, size: u64, fragments: &[(u64, &[u8])]) -> Item {
-    let content = fragments.iter().flat_map(|(_, content)| content.iter().copied()).collect::<Vec<u8>>();
-    let map = fragments.iter().map(|(offset, content)| format!("{offset},{}", content.len())).collect::<Vec<_>>();
-    // The writer has no such format: the header is made by `raw_old_sparse`.
-    Item::file(name, content).typeflag(b'S').dialect(Dialect::Gnu).record("torture.map", map.join(",")).size(size)
-}
-
-fn old_sparse_many(name: &str, count: u64) -> Item {
-    let fragments: Vec<(u64, &[u8])> = (0..count).map(|i| (i * 8192, &b"x"[..])).collect();
-    old_sparse(name, count * 8192, &fragments)
 }
