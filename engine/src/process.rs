@@ -3,6 +3,7 @@
 
 pub mod detached;
 mod pidfd;
+pub mod tethered;
 
 use std::sync::OnceLock;
 use std::{fs, io};

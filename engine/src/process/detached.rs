@@ -147,6 +147,21 @@ fn prepare(command: &mut Command, kept: Vec<OwnedFd>, ours: RawFd, mut theirs: U
     unsafe { command.pre_exec(in_child) };
 }
 
+/// Ties a command to this process: it is killed when the thread that starts it ends. It gets `kept`
+/// and no other descriptor above the standard ones.
+pub(super) fn tether(command: &mut Command, kept: Vec<OwnedFd>) {
+    let parent = rustix::process::getpid();
+    let in_child = move || -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        close_on_exec(&kept)
+    };
+    // SAFETY: as in `prepare`.
+    unsafe { command.pre_exec(in_child) };
+}
+
 /// Marks every descriptor above the standard ones to be closed by exec, but `kept`. Whoever started
 /// this process may have left it descriptors, locks among them, that must not outlive it.
 fn close_on_exec(kept: &[OwnedFd]) -> io::Result<()> {

@@ -122,6 +122,28 @@ pub trait Vmm: std::fmt::Debug + Send + Sync + 'static {
         directory: &'a Path,
         process: &'a ProcessIdentity,
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
+
+    /// How the last run of a machine ended, as its hypervisor wrote it down: known also when no
+    /// vmdeck process was there to see it. Asked once the process is gone.
+    fn ending(&self, directory: &Path) -> Ending;
+}
+
+/// How a run ended, as far as the hypervisor knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest asked for a reset; machines are not reset in place, so this ended it.
+    Reset,
+    /// The guest's kernel panicked (told only where the guest has the driver for it; otherwise a
+    /// panic looks like [`Self::Reset`]).
+    Panicked,
+    /// This engine had the hypervisor quit.
+    Quit,
+    /// The hypervisor got a signal that it could obey.
+    Signal,
+    /// It still runs, or was killed, or crashed.
+    Unknown,
 }
 
 /// A running hypervisor process.

@@ -1,0 +1,153 @@
+//! Starting QEMU, and what becomes of a start that fails.
+
+use std::fs::{File, OpenOptions};
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use super::super::MachineSpec;
+use super::binary::{Binary, Features};
+use super::command::{self, JOURNAL_COMMANDS, JOURNAL_IN, JOURNAL_OUT, Start};
+use super::failure;
+use super::machine::QemuMachine;
+use super::qmp::{Qmp, QmpError};
+use crate::error::{Error, Result};
+use crate::process::ProcessIdentity;
+use crate::process::detached::{self, Detached};
+
+const LOG: &str = "qemu.log";
+/// What QEMU and the libraries it loads may need of this process's environment, which may hold
+/// secrets.
+const ENVIRONMENT: [&str; 6] =
+    ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR", "XDG_RUNTIME_DIR"];
+
+/// Kills the process unless it is let go.
+struct Guard(Option<Detached>);
+
+impl Guard {
+    fn get(&self) -> &Detached {
+        self.0.as_ref().expect("it is let go of last")
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0
+            && let Err(error) = process.kill()
+        {
+            tracing::error!(pid = process.identity().pid, %error, "a hypervisor could not be killed");
+        }
+    }
+}
+
+/// Starts a machine. Dropping the future before it is done ends the process.
+pub(super) async fn launch<F>(
+    cache: &Path,
+    spec: &MachineSpec,
+    record: impl FnOnce(ProcessIdentity) -> F + Send,
+) -> Result<QemuMachine>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let binary = Binary::find()?;
+    let features = Features::of(&binary, cache).await?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()
+        .map_err(|error| Error::io("cannot make a pair of sockets", error))?;
+    let theirs = OwnedFd::from(theirs);
+    let start = Start { launch_socket: detached::number(&theirs), sandbox: features.sandbox };
+    let arguments = command::arguments(&absolute(spec)?, start)?;
+
+    let mut command = Command::new(&binary.path);
+    command.args(arguments).current_dir(&spec.directory).env_clear();
+    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    // Messages are read by `failure`.
+    command.env("LC_ALL", "C");
+    let log = prepare(&spec.directory)?;
+    let copy = log.try_clone().map_err(|error| Error::io("cannot start the hypervisor", error))?;
+    command.stdin(Stdio::null()).stdout(log).stderr(copy);
+
+    let process = Guard(Some(detached::spawn(command, vec![theirs], record).await?));
+    if let Err(error) = run(ours, process.get()).await {
+        return Err(failed(spec, process, error).await);
+    }
+    let machine = QemuMachine::open(&spec.directory, process.get().identity());
+    match machine {
+        Ok(machine) => {
+            let mut process = process;
+            process.0 = None;
+            Ok(machine)
+        }
+        Err(_) => Err(failed(spec, process, QmpError::Closed).await),
+    }
+}
+
+/// Waits for QEMU to be there, and lets the guest's CPUs run.
+async fn run(ours: std::os::unix::net::UnixStream, process: &Detached) -> Result<(), QmpError> {
+    ours.set_nonblocking(true)?;
+    let talk = async {
+        let mut qmp = Qmp::negotiate(UnixStream::from_std(ours)?).await?;
+        qmp.execute("cont", json!({})).await.map(drop)
+    };
+    tokio::select! {
+        result = talk => result,
+        _ = process.wait() => Err(QmpError::Closed),
+    }
+}
+
+/// Ends what is left of the process and finds out why it failed.
+async fn failed(spec: &MachineSpec, process: Guard, error: QmpError) -> Error {
+    let process = process.get();
+    if matches!(error, QmpError::Closed) {
+        // It is ending by itself: its exit status says more than that it was killed.
+        let bound = std::time::Duration::from_secs(2);
+        let _ = tokio::time::timeout(bound, process.wait()).await;
+    }
+    if let Err(error) = process.kill() {
+        tracing::error!(pid = process.identity().pid, %error, "a hypervisor could not be killed");
+    }
+    let status =
+        process.wait().await.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
+    let log = failure::log_tail(&spec.directory.join(LOG));
+    match error {
+        QmpError::Closed => failure::classify(spec, &log, &status),
+        error => Error::failed(format!("the hypervisor of `{}` cannot be controlled", spec.name))
+            .with_source(error),
+    }
+}
+
+/// Makes the files that QEMU expects, anew, and removes what an earlier run left.
+fn prepare(directory: &Path) -> Result<File> {
+    let create = |name: &str, content: &str| {
+        let path = directory.join(name);
+        let fail = |error| Error::io(format!("cannot write `{}`", path.display()), error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&path).map_err(fail)?;
+        std::io::Write::write_all(&mut file, content.as_bytes()).map_err(fail)?;
+        Ok::<_, Error>(file)
+    };
+    create(JOURNAL_IN, JOURNAL_COMMANDS)?;
+    create(JOURNAL_OUT, "")?;
+    create(LOG, "")
+}
+
+/// QEMU has another working directory, so that paths must not depend on it.
+fn absolute(spec: &MachineSpec) -> Result<MachineSpec> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|error| Error::io(format!("cannot resolve `{}`", path.display()), error))
+    };
+    let mut spec = spec.clone();
+    spec.directory = absolute(&spec.directory)?;
+    spec.kernel = absolute(&spec.kernel)?;
+    spec.initrd = absolute(&spec.initrd)?;
+    for disk in &mut spec.disks {
+        disk.path = absolute(&disk.path)?;
+    }
+    Ok(spec)
+}
