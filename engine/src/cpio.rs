@@ -9,6 +9,8 @@ use std::time::Duration;
 
 const MAGIC: &str = "070701";
 const TRAILER: &str = "TRAILER!!!";
+/// Length of a header, in bytes: the magic number and 13 numbers of 8 digits.
+const HEADER: usize = 110;
 /// Archives end at a multiple of this, as those of cpio(1) do.
 const BLOCK: usize = 512;
 
@@ -23,6 +25,8 @@ pub enum CpioError {
     TooLarge { name: String, size: usize },
     #[error("`{}` is no path for a cpio archive", name.escape_debug())]
     InvalidPath { name: String },
+    #[error("a cpio archive is damaged")]
+    Damaged,
 }
 
 /// An archive under construction, in memory. All entries belong to root.
@@ -135,9 +139,50 @@ impl Archive {
     }
 }
 
+/// An entry that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadEntry<'a> {
+    pub name: &'a str,
+    /// Type and permissions.
+    pub mode: u32,
+    pub content: &'a [u8],
+}
+
+/// Reads the first archive in `bytes`, without its end mark. After an error there is nothing more.
+pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<ReadEntry<'_>, CpioError>> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let current = rest.take()?;
+        match read_entry(current) {
+            Some((entry, _)) if entry.name == TRAILER => None,
+            Some((entry, behind)) => {
+                rest = Some(behind);
+                Some(Ok(entry))
+            }
+            None => Some(Err(CpioError::Damaged)),
+        }
+    })
+}
+
+fn read_entry(bytes: &[u8]) -> Option<(ReadEntry<'_>, &[u8])> {
+    let header = bytes.get(..HEADER)?.strip_prefix(MAGIC.as_bytes())?;
+    let field = |index: usize| {
+        let digits = std::str::from_utf8(&header[index * 8..(index + 1) * 8]).ok()?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let (mode, size, name_size) = (field(1)?, field(6)? as usize, field(11)? as usize);
+    let name = bytes.get(HEADER..HEADER.checked_add(name_size)?)?.strip_suffix(b"\0")?;
+    let start = (HEADER + name_size).next_multiple_of(4);
+    let content = bytes.get(start..start.checked_add(size)?)?;
+    let behind = bytes.get((start + size).next_multiple_of(4)..)?;
+    Some((ReadEntry { name: std::str::from_utf8(name).ok()?, mode, content }, behind))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -161,6 +206,8 @@ mod tests {
         assert_eq!(&bytes[second + 54..second + 62], b"00000005");
         assert_eq!(&bytes[second + 110..second + 115], b"init\0");
         assert_eq!(&bytes[second + 116..second + 124], b"hello\0\0\0");
+        let third = bytes.windows(4).position(|window| window == b"dev/").unwrap() - 110;
+        assert_eq!(&bytes[third + 78..third + 94], b"0000000500000001");
     }
 
     #[test]
@@ -190,6 +237,25 @@ mod tests {
         assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with(" dev"), "{listing}");
         assert!(lines[1].starts_with("-rwxr-xr-x"), "{listing}");
         assert!(lines[2].ends_with("bin -> usr/bin"), "{listing}");
-        assert!(lines[3].starts_with("crw-------") && lines[3].contains("5,  1"), "{listing}");
+        assert!(lines[3].starts_with("crw-------") && lines[3].ends_with(" dev/console"), "{listing}");
+    }
+
+    #[test]
+    fn entries_are_read_back() {
+        let bytes = sample();
+        let read: Vec<_> = entries(&bytes).map(Result::unwrap).collect();
+        assert_eq!(read.len(), 4);
+        assert_eq!(read[1], ReadEntry { name: "init", mode: 0o100755, content: b"hello" });
+    }
+
+    proptest! {
+        #[test]
+        fn damage_ends_the_reading(at in 0usize..600, damage in prop::collection::vec(any::<u8>(), 1..12)) {
+            let mut bytes = sample();
+            let end = (at + damage.len()).min(bytes.len());
+            let at = at.min(end);
+            bytes[at..end].copy_from_slice(&damage[..end - at]);
+            prop_assert!(entries(&bytes).count() < 100);
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod image;
 pub mod kernel;
 pub mod keys;
 pub mod lock;
+pub mod network;
 pub mod operation;
 pub mod process;
 pub mod readiness;
@@ -78,7 +79,7 @@ impl Engine {
             images.clone(),
             kernels.clone(),
             vmm,
-        );
+        )?;
         let publisher = Publisher::start(&data, store, operations.clone())?;
         let engine = Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, publisher }) };
         engine.reconcile().await?;

@@ -19,8 +19,7 @@ use crate::error::{Error, Result};
 /// An exclusive lock on a file, released when dropped.
 #[derive(Debug)]
 pub struct FileLock {
-    // Held for its lock only.
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -28,10 +27,15 @@ impl FileLock {
     pub fn try_acquire(path: &Path) -> std::io::Result<Option<Self>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// The locked file: what its holder tells of itself can be written there.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Waits for the lock; `cancel` ends the wait with [`crate::ErrorKind::Cancelled`].
@@ -59,23 +63,44 @@ impl FileLock {
 #[derive(Debug)]
 pub struct KeyedLocks {
     directory: PathBuf,
-    prefix: &'static str,
+    layout: Layout,
     /// Guards the table of keys somebody of this process holds or waits for; never held across an
     /// await.
     held: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
+/// Where the lock files are.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    /// `<directory>/<prefix>-<key>`.
+    Prefixed(&'static str),
+    /// `<directory>/<key>/<name>`.
+    InFolder(&'static str),
+}
+
 /// Holds one key of [`KeyedLocks`]. The file lock goes before this process's next waiter is let in.
 #[derive(Debug)]
 pub struct KeyedGuard {
-    _file: FileLock,
+    file: FileLock,
     _queue: OwnedMutexGuard<()>,
+}
+
+impl KeyedGuard {
+    pub fn file(&self) -> &File {
+        self.file.file()
+    }
 }
 
 impl KeyedLocks {
     /// Lock files are `<directory>/<prefix>-<key>`.
     pub fn new(directory: PathBuf, prefix: &'static str) -> Self {
-        Self { directory, prefix, held: Mutex::new(HashMap::new()) }
+        Self { directory, layout: Layout::Prefixed(prefix), held: Mutex::new(HashMap::new()) }
+    }
+
+    /// Lock files are `<directory>/<key>/<name>`: they go with the folder of the thing they guard,
+    /// so a holder has to make sure that the thing is still there.
+    pub fn in_folders(directory: PathBuf, name: &'static str) -> Self {
+        Self { directory, layout: Layout::InFolder(name), held: Mutex::new(HashMap::new()) }
     }
 
     /// Waits for the key. `key` must be safe as part of a file name.
@@ -86,7 +111,7 @@ impl KeyedLocks {
             () = cancel.cancelled() => return Err(Error::cancelled()),
         };
         let file = FileLock::acquire(&self.path(key), cancel).await?;
-        Ok(KeyedGuard { _file: file, _queue: queue })
+        Ok(KeyedGuard { file, _queue: queue })
     }
 
     /// Takes the key if nobody holds it.
@@ -95,11 +120,15 @@ impl KeyedLocks {
         let path = self.path(key);
         let file = FileLock::try_acquire(&path)
             .map_err(|error| Error::io(format!("cannot lock `{}`", path.display()), error))?;
-        Ok(file.map(|file| KeyedGuard { _file: file, _queue: queue }))
+        Ok(file.map(|file| KeyedGuard { file, _queue: queue }))
     }
 
-    fn path(&self, key: &str) -> PathBuf {
-        self.directory.join(format!("{}-{key}", self.prefix))
+    /// The lock file of a key.
+    pub fn path(&self, key: &str) -> PathBuf {
+        match self.layout {
+            Layout::Prefixed(prefix) => self.directory.join(format!("{prefix}-{key}")),
+            Layout::InFolder(name) => self.directory.join(key).join(name),
+        }
     }
 
     fn queue(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {

@@ -1,12 +1,35 @@
-//! The kernel service: list, show, pull, import, delete, catalog.
+//! Kernels: list, show, pull, import, delete.
+//!
+//! ```text
+//! apt / package / files / this host ─▶ source ─parts─▶ assemble ─▶ staging folder ─▶ publish
+//! ```
+//!
+//! A kernel is a `vmlinux` that the hypervisor enters directly, an initrd with our init and the few
+//! modules needed to reach the root disk, and `modules.ext4`, mounted at `/lib/modules/<release>`.
+//! The service owns the folders below `kernels/` and the rows of that table. It boots nothing.
 
+mod apt;
+mod assemble;
+mod boot_image;
+mod configuration;
+mod create;
+mod decompress;
+mod elf;
+mod host;
+mod initrd;
+mod modules;
+mod publish;
 pub mod record;
+mod renew;
+mod source;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
+use crate::lock::KeyedLocks;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
@@ -23,6 +46,10 @@ struct Shared {
     data: DataDirectory,
     store: Store,
     operations: Operations,
+    /// One pull at a time of the same kernel, among all processes.
+    pulls: KeyedLocks,
+    /// One renewal at a time of one kernel's initrd.
+    renewals: KeyedLocks,
 }
 
 /// The kernel package that is pulled when a machine needs a kernel and there is none.
@@ -47,7 +74,8 @@ pub struct ImportKernel {
 #[derive(Clone, Debug)]
 pub enum ImportSource {
     Deb(PathBuf),
-    /// A bzImage or vmlinux; `modules` is `lib/modules/<release>` of it.
+    /// A bzImage or vmlinux; `modules` is `lib/modules/<release>` of it. A folder without `modules`
+    /// is an unpacked tree: its newest kernel is taken.
     Files {
         vmlinuz: PathBuf,
         modules: Option<PathBuf>,
@@ -58,7 +86,9 @@ pub enum ImportSource {
 
 impl KernelService {
     pub fn new(data: DataDirectory, store: Store, operations: Operations) -> Self {
-        Self { shared: Arc::new(Shared { data, store, operations }) }
+        let pulls = KeyedLocks::new(data.locks(), "kernel-pull");
+        let renewals = KeyedLocks::new(data.locks(), "kernel-initrd");
+        Self { shared: Arc::new(Shared { data, store, operations, pulls, renewals }) }
     }
 
     /// Newest first.
@@ -74,22 +104,23 @@ impl KernelService {
             .store
             .read(move |connection| store::kernels::by_name(connection, &root, &wanted))
             .await?;
-        found.ok_or_else(|| {
-            Error::not_found(format!("there is no kernel `{}`", name.escape_default()))
-                .with_hint("`vmdeck kernel list` shows them, `vmdeck kernel pull` gets one")
-        })
+        found.ok_or_else(|| unknown(name))
     }
 
+    /// Gets a kernel from elsewhere. Pulling what is already here changes nothing; pulling the same
+    /// twice at once does the work once.
     pub fn pull(&self, request: PullKernel, parent: Option<&Operation>) -> Task<Kernel> {
-        let target = request.source.clone();
-        self.shared.operations.spawn(OperationKind::KernelPull, target, parent, |_operation| async move {
-            Err(Error::failed("kernel pull is being written"))
+        let (target, shared) = (request.source.clone(), Arc::clone(&self.shared));
+        self.shared.operations.spawn(OperationKind::KernelPull, target, parent, |operation| async move {
+            create::pull(&shared, request, &operation).await
         })
     }
 
-    pub fn import(&self, _request: ImportKernel, parent: Option<&Operation>) -> Task<Kernel> {
-        self.shared.operations.spawn(OperationKind::KernelImport, "", parent, |_operation| async move {
-            Err(Error::failed("kernel import is being written"))
+    /// Makes a kernel out of files of this host.
+    pub fn import(&self, request: ImportKernel, parent: Option<&Operation>) -> Task<Kernel> {
+        let (target, shared) = (request.from.to_string(), Arc::clone(&self.shared));
+        self.shared.operations.spawn(OperationKind::KernelImport, target, parent, |operation| async move {
+            create::import(&shared, request, &operation).await
         })
     }
 
@@ -104,13 +135,34 @@ impl KernelService {
         self.pull(PullKernel { source: DEFAULT_SOURCE.into(), name: None }, Some(parent)).wait().await
     }
 
+    /// The kernel with an initrd that holds this vmdeck's guest binary; one of an earlier vmdeck is
+    /// renewed in place. Fine while machines run: each has its own copy.
+    pub async fn ensure_current(&self, kernel: &Kernel) -> Result<Kernel> {
+        renew::ensure_current(&self.shared, kernel).await
+    }
+
     /// Deletes a kernel that no machine uses.
     pub async fn delete(&self, name: &str) -> Result<Kernel> {
-        self.find(name).await
+        publish::delete(&self.shared.data, &self.shared.store, name).await
     }
 
     /// Removes kernel folders that belong to no kernel.
     pub async fn reconcile(&self) -> Result<()> {
-        Ok(())
+        publish::remove_orphans(&self.shared.data, &self.shared.store).await
     }
+}
+
+impl fmt::Display for ImportSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deb(path) => write!(f, "{}", path.display()),
+            Self::Files { vmlinuz, .. } => write!(f, "{}", vmlinuz.display()),
+            Self::Host => f.write_str("this host's kernel"),
+        }
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::not_found(format!("there is no kernel `{}`", name.escape_default()))
+        .with_hint("`vmdeck kernel list` shows them, `vmdeck kernel pull` gets one")
 }

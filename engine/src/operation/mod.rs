@@ -184,15 +184,16 @@ impl Operations {
                 record.state.as_str()
             )));
         }
-        let local = self.shared.local().get(&record.id).cloned();
-        if let Some(operation) = local {
-            operation.inner.cancel.cancel();
-        }
+        // The request first: work that is cancelled may ask whether somebody wanted it to be.
         let id = record.id.clone();
         self.shared
             .store
             .transaction(move |transaction| store::operations::request_cancel(transaction, &id))
             .await?;
+        let local = self.shared.local().get(&record.id).cloned();
+        if let Some(operation) = local {
+            operation.inner.cancel.cancel();
+        }
         Ok(record)
     }
 

@@ -1,5 +1,6 @@
 //! Rows of `kernels`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
@@ -11,8 +12,7 @@ use crate::kernel::record::Kernel;
 /// Inserts a kernel; paths below `root`, the data directory, are kept relative to it.
 pub fn insert(connection: &Connection, root: &Path, kernel: &Kernel) -> Result<()> {
     if by_name(connection, root, &kernel.name)?.is_some() {
-        return Err(Error::conflict(format!("there is already a kernel named `{}`", kernel.name))
-            .with_hint("choose another name with --name, or delete that kernel first"));
+        return Err(name_taken(&kernel.name));
     }
     let mut stored = kernel.clone();
     each_path(&mut stored, |path| path.strip_prefix(root).map_or_else(|_| path.clone(), Path::to_owned));
@@ -20,6 +20,12 @@ pub fn insert(connection: &Connection, root: &Path, kernel: &Kernel) -> Result<(
         .prepare_cached("INSERT INTO kernels (name, created_at, detail) VALUES (?1, ?2, ?3)")?
         .execute(params![kernel.name, kernel.created_at, to_json(&stored)?])?;
     Ok(())
+}
+
+/// The error for a name that a kernel already has.
+pub fn name_taken(name: &str) -> Error {
+    Error::conflict(format!("there is already a kernel named `{name}`"))
+        .with_hint("choose another name with --name, or delete that kernel first")
 }
 
 /// Replaces what is known of a kernel, for example after its initrd was rebuilt.
@@ -39,6 +45,12 @@ pub fn list(connection: &Connection, root: &Path) -> Result<Vec<Kernel>> {
 
 pub fn by_name(connection: &Connection, root: &Path, name: &str) -> Result<Option<Kernel>> {
     Ok(select(connection, root, "WHERE name = ?1", [name])?.pop())
+}
+
+/// Names of all kernels.
+pub fn names(connection: &Connection) -> Result<HashSet<String>> {
+    let mut statement = connection.prepare_cached("SELECT name FROM kernels")?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 /// Names of the machines that boot this kernel.

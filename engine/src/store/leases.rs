@@ -1,6 +1,6 @@
 //! Rows of `leases`: what no two machines may have at once.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::Result;
 use crate::identifier::VmId;
@@ -36,6 +36,16 @@ pub fn take(connection: &Connection, kind: LeaseKind, value: &str, vm: &VmId) ->
 pub fn release(connection: &Connection, kind: LeaseKind, value: &str) -> Result<()> {
     connection.execute("DELETE FROM leases WHERE kind = ?1 AND value = ?2", [kind.as_str(), value])?;
     Ok(())
+}
+
+/// Name of the machine that has a lease.
+pub fn holder_name(connection: &Connection, kind: LeaseKind, value: &str) -> Result<Option<String>> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT v.name FROM leases l JOIN vms v ON v.id = l.vm_id WHERE l.kind = ?1 AND l.value = ?2",
+        )?
+        .query_row([kind.as_str(), value], |row| row.get(0))
+        .optional()?)
 }
 
 /// Every leased value of a kind, with its machine.

@@ -49,6 +49,11 @@ pub fn list(connection: &Connection) -> Result<Vec<Vm>> {
     select(connection, "ORDER BY v.name", [])
 }
 
+/// Those that a hypervisor process belongs to.
+pub fn with_process(connection: &Connection) -> Result<Vec<Vm>> {
+    select(connection, "WHERE v.state IN ('starting', 'running', 'stopping') ORDER BY v.name", [])
+}
+
 pub fn by_name(connection: &Connection, name: &str) -> Result<Option<Vm>> {
     Ok(select(connection, "WHERE v.name = ?1", [name])?.pop())
 }

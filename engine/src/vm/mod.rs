@@ -1,22 +1,61 @@
 //! The machine service: create in three phases, boot, lifecycle, exec.
+//!
+//! ```text
+//!            create                     start (the whole boot)
+//!  request ──────────▶ row `created` ─────────────────────────▶ running ─ exec …
+//!            resolve,                                              │ stop
+//!            reserve            delete: row, then files ◀──── stopped, failed
+//! ```
+//!
+//! **Who works on a machine.** One task at a time: the one that holds the machine's lock, in whichever
+//! vmdeck process ([`lock`], [`hold`]). What becomes of a request that finds the lock held, or that
+//! holds it, is decided by two pure functions ([`admission`]). There is no task that outlives its
+//! request, as there is no daemon: a machine's hypervisor is a process of its own.
+//!
+//! **What is true.** Whoever comes to hold a machine first brings its row in line with the process
+//! table ([`settle`]), so a row that a killed vmdeck left says something false only until somebody
+//! asks. An engine that stays open watches ([`supervise`]).
+//!
+//! This service does not know how a hypervisor is driven ([`crate::vmm`]) nor how a guest is talked
+//! to ([`crate::guest`]).
 
+mod admission;
+mod boot;
+mod channels;
+mod create;
+mod delete;
+mod disk;
+mod hold;
+mod lock;
+mod name;
 pub mod record;
+mod settle;
+mod start;
+mod stop;
+mod supervise;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::admission::{Admission, Request, admit};
+use self::channels::Channels;
+use self::hold::Held;
+use self::lock::VmLocks;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::guest::{ExecRequest, ExecSession};
+use crate::guest::{ExecRequest, ExecSession, GuestChannel};
+use crate::identifier::VmId;
 use crate::image::ImageService;
 use crate::kernel::KernelService;
+use crate::network::address::AddressPool;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
 use crate::vmm::Vmm;
-use record::{Boot, NetworkMode, PortForward, Vm};
+use record::{Boot, NetworkMode, PortForward, Vm, VmEnd, VmRun, VmState};
 
 /// The service: a cheap handle.
 #[derive(Clone, Debug)]
@@ -32,6 +71,11 @@ struct Shared {
     images: ImageService,
     kernels: KernelService,
     vmm: Arc<dyn Vmm>,
+    addresses: AddressPool,
+    locks: VmLocks,
+    channels: Channels,
+    /// Ends the supervisor with the service.
+    _closing: DropGuard,
 }
 
 /// What to create; what is not given is decided by the engine.
@@ -69,6 +113,7 @@ pub enum StopOutcome {
 }
 
 impl VmService {
+    /// Must be called within a tokio runtime: it starts the task that watches over machines.
     pub fn new(
         data: DataDirectory,
         store: Store,
@@ -76,8 +121,22 @@ impl VmService {
         images: ImageService,
         kernels: KernelService,
         vmm: Arc<dyn Vmm>,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { data, store, operations, images, kernels, vmm }) }
+    ) -> Result<Self> {
+        let closing = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            locks: VmLocks::new(data.clone()),
+            data,
+            store,
+            operations,
+            images,
+            kernels,
+            vmm,
+            addresses: AddressPool::default(),
+            channels: Channels::default(),
+            _closing: closing.clone().drop_guard(),
+        });
+        supervise::spawn(&shared, closing)?;
+        Ok(Self { shared })
     }
 
     pub async fn list(&self) -> Result<Vec<Vm>> {
@@ -86,9 +145,142 @@ impl VmService {
 
     /// The machine with this name, else the only one whose id begins so.
     pub async fn find(&self, name: &str) -> Result<Vm> {
+        self.shared.find(name).await
+    }
+
+    /// All boots on record, newest first.
+    pub async fn boots(&self, vm: &Vm) -> Result<Vec<Boot>> {
+        let id = vm.id.clone();
+        self.shared.store.read(move |connection| store::vms::boots(connection, &id)).await
+    }
+
+    /// Resolves, reserves; the machine is `created` after it.
+    pub fn create(&self, request: CreateVm, parent: Option<&Operation>) -> Task<Vm> {
+        let target = request.name.clone().unwrap_or_else(|| request.image.clone());
+        let shared = Arc::clone(&self.shared);
+        self.shared.operations.spawn(OperationKind::VmCreate, target, parent, |operation| async move {
+            Box::pin(create::create(&shared, request, &operation)).await
+        })
+    }
+
+    /// Boots; ready when it is done. A machine that runs is left as it is; a boot under way, here or
+    /// in another process, is waited for.
+    pub fn start(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(OperationKind::VmStart, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let vm = Box::pin(start::start(&shared, &id, &operation)).await?;
+            supervise::purge_channels_later(&shared);
+            Ok(vm)
+        })
+    }
+
+    /// Stops: gracefully first, unless `force`. Ends a boot that is under way.
+    pub fn stop(&self, name: &str, force: bool, parent: Option<&Operation>) -> Task<StopOutcome> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(
+            OperationKind::VmStop,
+            name.clone(),
+            parent,
+            move |operation| async move {
+                let id = shared.find(&name).await?.id;
+                let request = Request::Stop { force };
+                let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
+                match admit(request, vm.state) {
+                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                    Admission::AlreadyDone => Ok(StopOutcome::AlreadyStopped),
+                    _ => stop::stop(&shared, &guard, &vm, force, &operation).await,
+                }
+            },
+        )
+    }
+
+    /// Stops and starts. A machine that does not run is started.
+    pub fn restart(&self, name: &str, force: bool, parent: Option<&Operation>) -> Task<Vm> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.shared.operations.spawn(
+            OperationKind::VmRestart,
+            name.clone(),
+            parent,
+            move |operation| async move {
+                operation.phase("stop").await;
+                service.stop(&name, force, Some(&operation)).wait().await?;
+                operation.phase("start").await;
+                service.start(&name, Some(&operation)).wait().await
+            },
+        )
+    }
+
+    /// Deletes; a machine that runs is a conflict unless `force`.
+    pub fn delete(&self, name: &str, force: bool, parent: Option<&Operation>) -> Task<()> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(
+            OperationKind::VmDelete,
+            name.clone(),
+            parent,
+            move |operation| async move {
+                let id = shared.find(&name).await?.id;
+                let request = Request::Delete { force };
+                let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
+                match admit(request, vm.state) {
+                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                    _ => delete::delete(&shared, guard, &vm, &operation).await,
+                }
+            },
+        )
+    }
+
+    /// Runs a command in a running machine.
+    pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<ExecSession> {
+        self.channel(name).await?.exec(request).await
+    }
+
+    /// A connection to a running machine's agent.
+    pub async fn channel(&self, name: &str) -> Result<GuestChannel> {
+        let shared = &self.shared;
+        let vm = shared.find(name).await?;
+        let Some(run) = vm.run.as_ref().filter(|_| vm.state == VmState::Running) else {
+            return Err(not_running(&vm));
+        };
+        if let Some(channel) = shared.channels.get(&vm.id, &run.process) {
+            return Ok(channel);
+        }
+        if !run.process.is_alive() {
+            // Nobody has noticed yet.
+            supervise::reconcile(shared).await?;
+            return Err(not_running(&shared.by_id(&vm.id).await?));
+        }
+        let channel = GuestChannel::connect(&shared.data.vm(&vm.id), &CancellationToken::new()).await?;
+        shared.channels.put(&vm.id, &run.process, channel.clone());
+        supervise::purge_channels_later(shared);
+        Ok(channel)
+    }
+
+    /// Path of the file that holds what the machine's serial console printed in its last boots. It
+    /// is there once the machine was started.
+    pub fn console_log(&self, vm: &Vm) -> std::path::PathBuf {
+        self.shared.data.vm(&vm.id).join("console.log")
+    }
+
+    /// Sets the states on record to what is true, and removes what deleted machines left.
+    pub async fn reconcile(&self) -> Result<()> {
+        supervise::reconcile(&self.shared).await
+    }
+}
+
+fn not_running(vm: &Vm) -> Error {
+    let name = &vm.name;
+    let error = Error::conflict(format!("machine `{name}` is not running: it is {}", vm.state.as_str()));
+    match vm.state {
+        VmState::Starting => error.with_hint(format!("`vmdeck vm start {name}` waits until it is ready")),
+        _ => error.with_hint(format!("`vmdeck vm start {name}` starts it")),
+    }
+}
+
+impl Shared {
+    async fn find(&self, name: &str) -> Result<Vm> {
         let name = name.to_owned();
-        self.shared
-            .store
+        self.store
             .read(move |connection| {
                 if let Some(vm) = store::vms::by_name(connection, &name)? {
                     return Ok(vm);
@@ -103,53 +295,33 @@ impl VmService {
             .await
     }
 
-    /// All boots on record, newest first.
-    pub async fn boots(&self, vm: &Vm) -> Result<Vec<Boot>> {
-        let id = vm.id.clone();
-        self.shared.store.read(move |connection| store::vms::boots(connection, &id)).await
+    async fn by_id(&self, id: &VmId) -> Result<Vm> {
+        let id = id.clone();
+        self.store
+            .read(move |connection| {
+                store::vms::by_id(connection, &id)?
+                    .ok_or_else(|| Error::not_found(format!("machine {id} is not there any more")))
+            })
+            .await
     }
 
-    /// Resolves, reserves; the machine is `created` after it.
-    pub fn create(&self, request: CreateVm, parent: Option<&Operation>) -> Task<Vm> {
-        let target = request.name.clone().unwrap_or_else(|| request.image.clone());
-        self.shared.operations.spawn(OperationKind::VmCreate, target, parent, |_operation| async move {
-            Err(Error::failed("vm create is being written"))
-        })
+    /// A state that has a process.
+    async fn set_state(&self, id: &VmId, state: VmState, run: Option<&VmRun>) -> Result<()> {
+        let (id, run) = (id.clone(), run.cloned());
+        self.store
+            .write_relaxed(move |transaction| {
+                store::vms::set_state(transaction, &id, state, run.as_ref(), None)
+            })
+            .await
     }
 
-    /// Boots; ready when it is done.
-    pub fn start(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
-        self.shared.operations.spawn(OperationKind::VmStart, name, parent, |_operation| async move {
-            Err(Error::failed("vm start is being written"))
-        })
-    }
-
-    /// Stops: gracefully first, unless `force`.
-    pub fn stop(&self, name: &str, _force: bool, parent: Option<&Operation>) -> Task<StopOutcome> {
-        self.shared.operations.spawn(OperationKind::VmStop, name, parent, |_operation| async move {
-            Err(Error::failed("vm stop is being written"))
-        })
-    }
-
-    /// Deletes; a machine that runs is a conflict unless `force`.
-    pub fn delete(&self, name: &str, _force: bool, parent: Option<&Operation>) -> Task<()> {
-        self.shared.operations.spawn(OperationKind::VmDelete, name, parent, |_operation| async move {
-            Err(Error::failed("vm delete is being written"))
-        })
-    }
-
-    /// Runs a command in a running machine.
-    pub async fn exec(&self, _name: &str, _request: ExecRequest) -> Result<ExecSession> {
-        Err(Error::failed("vm exec is being written"))
-    }
-
-    /// Path of the file that holds what the machine's serial console printed in its last boots.
-    pub fn console_log(&self, vm: &Vm) -> std::path::PathBuf {
-        self.shared.data.vm(&vm.id).join("console.log")
-    }
-
-    /// Sets the states on record to what is true.
-    pub async fn reconcile(&self) -> Result<()> {
-        Ok(())
+    /// A state that has none.
+    async fn set_ended(&self, id: &VmId, state: VmState, ended: VmEnd) -> Result<()> {
+        let id = id.clone();
+        self.store
+            .write_relaxed(move |transaction| {
+                store::vms::set_state(transaction, &id, state, None, Some(&ended))
+            })
+            .await
     }
 }

@@ -127,6 +127,11 @@ pub struct VmRun {
     pub process: ProcessIdentity,
     pub accelerator: Accelerator,
     pub started_at: Milliseconds,
+    /// Where in `console.log` and `qemu.log` this run begins, in bytes.
+    #[serde(default)]
+    pub console_start: u64,
+    #[serde(default)]
+    pub log_start: u64,
 }
 
 /// How a run of a machine ended.
@@ -156,6 +161,8 @@ pub enum VmEndCause {
     /// The boot failed; it says why.
     BootFailed,
     BootCancelled,
+    /// The vmdeck process that started it ended before there was a hypervisor.
+    Abandoned,
     /// The host was restarted while the machine ran.
     HostRestarted,
     /// The process on record belongs to another data directory: this one is a copy.
@@ -268,6 +275,8 @@ pub enum BootFailureClass {
     HypervisorExited,
     Stalled,
     Cancelled,
+    /// This host could not do its part: its disk is full, a file is gone.
+    Host,
     /// The vmdeck process that drove the boot ended before the machine was ready.
     Abandoned,
 }

@@ -1,0 +1,152 @@
+//! Which address a guest gets.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// Where in its /24 a guest is.
+const GUEST_HOST_NUMBER: u32 = 15;
+
+/// A range of IPv4 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    first: u32,
+    prefix: u8,
+}
+
+impl Subnet {
+    /// `None` for a prefix beyond 32; host bits are cleared.
+    pub fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
+        (prefix <= 32).then(|| Self { first: u32::from(address) & mask(prefix), prefix })
+    }
+
+    pub fn overlaps(self, other: Self) -> bool {
+        let shorter = mask(self.prefix.min(other.prefix));
+        self.first & shorter == other.first & shorter
+    }
+
+    fn last(self) -> u32 {
+        self.first | !mask(self.prefix)
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("`{}` is no network like 10.80.0.0/12", text.escape_default());
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address = address.parse().map_err(|_| wrong())?;
+        prefix.parse().ok().and_then(|prefix| Self::new(address, prefix)).ok_or_else(wrong)
+    }
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+/// The ranges that guests' networks are cut from, the preferred one first.
+#[derive(Clone, Debug)]
+pub struct AddressPool {
+    ranges: Vec<Subnet>,
+}
+
+impl Default for AddressPool {
+    /// Private ranges (RFC 1918) that home routers, container engines and cloud networks use least.
+    fn default() -> Self {
+        let range = |a, b, c, prefix| Subnet { first: u32::from(Ipv4Addr::new(a, b, c, 0)), prefix };
+        Self { ranges: vec![range(10, 80, 0, 12), range(172, 24, 0, 13), range(192, 168, 128, 17)] }
+    }
+}
+
+impl AddressPool {
+    pub fn new(ranges: Vec<Subnet>) -> Self {
+        Self { ranges }
+    }
+
+    /// The first guest address whose /24 is neither leased nor, if that can be had, on a route of
+    /// this host: a guest could not reach a host behind an address of its own network.
+    pub fn allocate(&self, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<Ipv4Addr> {
+        let taken: BTreeSet<u32> = leased.iter().map(|address| u32::from(*address) & mask(24)).collect();
+        let free = |network: &u32| !taken.contains(network);
+        let off_route = |network: &u32| {
+            let subnet = Subnet { first: *network, prefix: 24 };
+            !routes.iter().any(|route| route.overlaps(subnet))
+        };
+        self.networks()
+            .filter(free)
+            .find(off_route)
+            .or_else(|| self.networks().find(free))
+            .map(|network| Ipv4Addr::from(network | GUEST_HOST_NUMBER))
+    }
+
+    /// The network addresses of every /24 in the pool.
+    fn networks(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ranges.iter().flat_map(|range| (range.first..=range.last()).step_by(256))
+    }
+}
+
+/// The networks this host has routes to, the default route aside. Nothing where the kernel does not
+/// tell: then no network is known to be avoided.
+pub fn host_routes() -> Vec<Subnet> {
+    std::fs::read_to_string("/proc/net/route").map(|text| parse_routes(&text)).unwrap_or_default()
+}
+
+/// Reads `/proc/net/route` (proc_pid_net(5)): addresses are words in network order, printed as
+/// numbers of this host.
+fn parse_routes(text: &str) -> Vec<Subnet> {
+    let address = |field: &str| u32::from_str_radix(field, 16).ok().map(u32::from_be);
+    text.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let (destination, mask) = (address(fields.get(1)?)?, address(fields.get(7)?)?);
+            (mask != 0)
+                .then(|| Subnet::new(Ipv4Addr::from(destination), u8::try_from(mask.leading_ones()).ok()?))
+                .flatten()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leased(addresses: &[&str]) -> BTreeSet<Ipv4Addr> {
+        addresses.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn addresses_are_lowest_first_and_gaps_are_filled() {
+        let pool = AddressPool::default();
+        let next = |taken: &[&str]| pool.allocate(&leased(taken), &[]).unwrap().to_string();
+        assert_eq!(next(&[]), "10.80.0.15");
+        assert_eq!(next(&["10.80.0.15"]), "10.80.1.15");
+        assert_eq!(next(&["10.80.0.15", "10.80.2.15"]), "10.80.1.15");
+    }
+
+    #[test]
+    fn routes_of_the_host_are_avoided_while_there_is_anything_else() {
+        let pool = AddressPool::new(vec!["10.80.0.0/23".parse().unwrap(), "10.90.0.0/24".parse().unwrap()]);
+        let next = |taken: &[&str], route: &str| {
+            pool.allocate(&leased(taken), &[route.parse().unwrap()]).map(|address| address.to_string())
+        };
+        assert_eq!(next(&[], "10.80.0.0/16").unwrap(), "10.90.0.15");
+        assert_eq!(next(&[], "10.80.0.128/25").unwrap(), "10.80.1.15");
+        assert_eq!(next(&[], "10.0.0.0/8").unwrap(), "10.80.0.15", "better a shadowed network than none");
+        assert_eq!(next(&["10.80.0.15", "10.80.1.15", "10.90.0.15"], "10.0.0.0/8"), None);
+    }
+
+    #[test]
+    fn the_kernels_route_table_is_read() {
+        let text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t0000500A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\nbroken line\n";
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse_routes(text), ["10.80.0.0/16".parse().unwrap()]);
+        }
+        assert!("10.80.0.0".parse::<Subnet>().is_err());
+        assert!("10.80.0.0/33".parse::<Subnet>().is_err());
+        assert_eq!(Subnet::new(Ipv4Addr::UNSPECIFIED, 0).unwrap().last(), u32::MAX);
+    }
+}

@@ -1,0 +1,144 @@
+//! What becomes of a request, judged by the machine's state and by who works on it: pure, so that
+//! every combination can be looked at in a table.
+//!
+//! A machine is worked on by one task at a time: the one that holds its lock (see [`super::lock`]),
+//! in whichever vmdeck process that is. The lock is the queue; this is what stands at its door. A
+//! request that finds the lock held waits, is refused, or interrupts the holder; one that has the
+//! lock is carried out, refused, or finds nothing left to do.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::VmState;
+use crate::error::Error;
+
+/// What somebody asks of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Request {
+    Start,
+    Stop {
+        force: bool,
+    },
+    Delete {
+        force: bool,
+    },
+    /// Changes settings or disks, which a running machine may forbid.
+    Edit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Carry it out.
+    Accepted,
+    /// Nothing is left to do.
+    AlreadyDone,
+    /// Ask again when the holder of the lock is done.
+    Wait,
+    /// Cancel what the holder does, then ask again.
+    Interrupt,
+    Denied(Denial),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denial {
+    /// It has to be stopped first.
+    Runs,
+    /// It is being started.
+    Starts,
+}
+
+/// Judges a request while another one holds the machine's lock.
+pub(super) fn admit_behind(request: Request, holder: Request) -> Admission {
+    use Request::{Delete, Edit, Start, Stop};
+    match (request, holder) {
+        // A boot may take minutes; whoever wants the machine gone need not watch it.
+        (Stop { .. } | Delete { force: true }, Start) => Admission::Interrupt,
+        // An impatient second request ends the patience of the first.
+        (Stop { force: true } | Delete { force: true }, Stop { force: false }) => Admission::Interrupt,
+        (Delete { force: false }, Start) => Admission::Denied(Denial::Starts),
+        (Start | Stop { .. } | Delete { .. } | Edit, _) => Admission::Wait,
+    }
+}
+
+/// Judges a request that holds the machine's lock; `state` is what is true.
+pub(super) fn admit(request: Request, state: VmState) -> Admission {
+    use VmState::{Created, Failed, Running, Starting, Stopped, Stopping};
+    match (request, state) {
+        (Request::Start, Running) => Admission::AlreadyDone,
+        // `Starting`: whoever drove that boot is gone, and it is taken over.
+        (Request::Start, Created | Stopped | Failed | Starting | Stopping) => Admission::Accepted,
+        (Request::Stop { .. }, Created | Stopped | Failed) => Admission::AlreadyDone,
+        (Request::Stop { .. }, Starting | Running | Stopping) => Admission::Accepted,
+        (Request::Delete { force: false }, Starting) => Admission::Denied(Denial::Starts),
+        (Request::Delete { force: false }, Running | Stopping) => Admission::Denied(Denial::Runs),
+        (Request::Delete { .. } | Request::Edit, _) => Admission::Accepted,
+    }
+}
+
+impl Denial {
+    pub(super) fn error(self, name: &str) -> Error {
+        match self {
+            Self::Runs => Error::conflict(format!("machine `{name}` is running"))
+                .with_hint(format!("`vmdeck vm stop {name}` first, or delete it with --force")),
+            Self::Starts => Error::conflict(format!("machine `{name}` is being started"))
+                .with_hint(format!("`vmdeck vm stop {name}` ends that, or delete it with --force")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUESTS: [Request; 6] = [
+        Request::Start,
+        Request::Stop { force: false },
+        Request::Stop { force: true },
+        Request::Delete { force: false },
+        Request::Delete { force: true },
+        Request::Edit,
+    ];
+
+    #[test]
+    fn nothing_that_runs_is_deleted_unless_forced() {
+        for state in VmState::ALL.into_iter().filter(|state| state.has_process()) {
+            assert!(
+                matches!(admit(Request::Delete { force: false }, state), Admission::Denied(_)),
+                "{state:?}"
+            );
+            assert_eq!(admit(Request::Delete { force: true }, state), Admission::Accepted);
+        }
+    }
+
+    #[test]
+    fn the_same_request_twice_is_done_once() {
+        assert_eq!(admit(Request::Start, VmState::Running), Admission::AlreadyDone);
+        assert_eq!(admit(Request::Stop { force: false }, VmState::Stopped), Admission::AlreadyDone);
+        for request in REQUESTS {
+            assert_eq!(admit_behind(request, request), Admission::Wait, "{request:?} waits for its like");
+        }
+    }
+
+    #[test]
+    fn a_request_with_the_lock_never_waits() {
+        for request in REQUESTS {
+            for state in VmState::ALL {
+                assert!(
+                    !matches!(admit(request, state), Admission::Wait | Admission::Interrupt),
+                    "{request:?} {state:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn interruptions() {
+        let check = |request, holder, expected| assert_eq!(admit_behind(request, holder), expected);
+        check(Request::Stop { force: false }, Request::Start, Admission::Interrupt);
+        check(Request::Stop { force: true }, Request::Stop { force: false }, Admission::Interrupt);
+        check(Request::Delete { force: true }, Request::Start, Admission::Interrupt);
+        check(Request::Delete { force: false }, Request::Start, Admission::Denied(Denial::Starts));
+        check(Request::Start, Request::Stop { force: false }, Admission::Wait);
+        check(Request::Start, Request::Delete { force: true }, Admission::Wait);
+    }
+}

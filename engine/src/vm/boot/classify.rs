@@ -1,0 +1,348 @@
+//! Why a boot failed, told from what there is to see: pure, a table of what kernels and hypervisors
+//! print.
+
+use super::console::{TAIL_LINES, last};
+use super::stall::Stall;
+use crate::guest::GuestFailure;
+use crate::vm::record::{BootFailure, BootFailureClass, BootPhaseName};
+use crate::vmm::Accelerator;
+
+/// How it came out that the boot failed.
+#[derive(Clone, Debug)]
+pub(in crate::vm) enum Trouble {
+    /// The guest's init said so.
+    Guest(GuestFailure),
+    /// The hypervisor could not be started; its words.
+    Launch(String),
+    /// The hypervisor ended.
+    Ended,
+    /// The hypervisor runs, its guest does not any more.
+    Broken,
+    Stalled(Stall),
+}
+
+/// Everything there is to see.
+#[derive(Clone, Debug)]
+pub(in crate::vm) struct Evidence<'a> {
+    pub(in crate::vm) trouble: Trouble,
+    /// The phase it happened in.
+    pub(in crate::vm) phase: BootPhaseName,
+    pub(in crate::vm) accelerator: Option<Accelerator>,
+    /// Lines of the serial console and of the hypervisor, both made printable.
+    pub(in crate::vm) console: &'a [String],
+    pub(in crate::vm) hypervisor: &'a [String],
+    /// For messages.
+    pub(in crate::vm) name: &'a str,
+    pub(in crate::vm) image: &'a str,
+    pub(in crate::vm) kernel: &'a str,
+    pub(in crate::vm) memory_mib: u64,
+}
+
+use BootFailureClass as Class;
+
+/// Words of the guest's kernel or of our init, the most telling first: a panic names no cause when
+/// its cause was printed before it.
+const CONSOLE: [(&str, Class); 22] = [
+    ("Initramfs unpacking failed: write error", Class::OutOfMemory),
+    ("Initramfs unpacking failed: out of memory", Class::OutOfMemory),
+    ("System is deadlocked on memory", Class::OutOfMemory),
+    ("Kernel panic - not syncing: Out of memory", Class::OutOfMemory),
+    ("Out of memory: Killed process", Class::OutOfMemory),
+    ("invoked oom-killer", Class::OutOfMemory),
+    ("VFS: Cannot open root device", Class::NoRootDevice),
+    ("VFS: Unable to mount root fs", Class::NoRootDevice),
+    ("(error -8)", Class::WrongArchitecture),
+    ("Exec format error", Class::WrongArchitecture),
+    ("No working init found", Class::NoInit),
+    ("Failed to execute /init", Class::NoInit),
+    ("Requested init", Class::NoInit),
+    ("EXT4-fs (vda): VFS: Can't find ext4 filesystem", Class::RootNotAFileSystem),
+    ("bad magic number in super-block", Class::RootNotAFileSystem),
+    ("Kernel panic - not syncing", Class::KernelPanic),
+    ("Oops: ", Class::KernelPanic),
+    ("BUG: unable to handle", Class::KernelPanic),
+    ("general protection fault", Class::KernelPanic),
+    ("Unable to handle kernel", Class::KernelPanic),
+    ("reboot: Power down", Class::HypervisorExited),
+    ("reboot: Restarting system", Class::HypervisorExited),
+];
+
+/// Words of the hypervisor.
+const HYPERVISOR: [(&str, Class); 17] = [
+    ("KVM internal error", Class::AcceleratorDied),
+    ("failed to set MSR", Class::AcceleratorDied),
+    ("kvm run failed", Class::AcceleratorDied),
+    ("error: kvm", Class::AcceleratorDied),
+    ("ioctl(KVM", Class::AcceleratorDied),
+    ("failed to initialize kvm", Class::AcceleratorDied),
+    ("Could not access KVM kernel module", Class::AcceleratorDied),
+    ("Could not set up host forwarding rule", Class::Network),
+    ("cannot set up guest memory", Class::OutOfMemory),
+    ("Cannot allocate memory", Class::OutOfMemory),
+    ("linux kernel too old", Class::WrongArchitecture),
+    ("without PVH ELF Note", Class::WrongArchitecture),
+    ("invalid kernel header", Class::WrongArchitecture),
+    ("could not load kernel", Class::WrongArchitecture),
+    ("not a valid ELF", Class::WrongArchitecture),
+    ("is not a bootable", Class::WrongArchitecture),
+    ("Failed to get \"write\" lock", Class::Host),
+];
+
+/// Finds the class, the message and the next step.
+pub(in crate::vm) fn classify(evidence: &Evidence<'_>) -> BootFailure {
+    let (class, cause) = cause(evidence);
+    BootFailure {
+        class,
+        message: cause,
+        hint: hint(class, evidence),
+        console_tail: last(evidence.console, TAIL_LINES),
+    }
+}
+
+/// The class and one sentence that names the cause.
+fn cause(evidence: &Evidence<'_>) -> (Class, String) {
+    if let Trouble::Guest(failure) = &evidence.trouble {
+        let message = super::console::printable_lines(failure.message.as_bytes()).join("; ");
+        let message = if message.is_empty() { "the guest's init gave up".into() } else { message };
+        return (believable(failure.class), message);
+    }
+    if let Some((class, line)) = find(&HYPERVISOR, evidence.hypervisor) {
+        return (class, format!("the hypervisor says: {line}"));
+    }
+    if let Trouble::Launch(words) = &evidence.trouble {
+        let class = HYPERVISOR.iter().find(|(needle, _)| words.contains(needle)).map(|(_, class)| *class);
+        return (class.unwrap_or(Class::HypervisorExited), words.clone());
+    }
+    if let Some((class, line)) = find(&CONSOLE, evidence.console) {
+        return (class, told(class, &line, evidence));
+    }
+    let silent = evidence.console.is_empty();
+    match evidence.trouble {
+        // Under TCG a guest that ends or hangs without a word has itself to blame.
+        Trouble::Broken | Trouble::Ended | Trouble::Stalled(_)
+            if evidence.accelerator == Some(Accelerator::Kvm)
+                && silent
+                && evidence.phase <= BootPhaseName::Kernel =>
+        {
+            (Class::AcceleratorDied, "the guest's kernel did not come to its first word under KVM".into())
+        }
+        Trouble::Broken => match evidence.accelerator {
+            Some(Accelerator::Kvm) => {
+                (Class::AcceleratorDied, "KVM could not go on running the guest".into())
+            }
+            _ => (Class::HypervisorExited, "the hypervisor could not go on running the guest".into()),
+        },
+        Trouble::Stalled(stall) => stalled(stall, evidence),
+        _ if silent && evidence.phase == BootPhaseName::Kernel && evidence.hypervisor.is_empty() => (
+            Class::WrongArchitecture,
+            format!(
+                "kernel `{}` ended without a word: it is damaged or not for this machine",
+                evidence.kernel
+            ),
+        ),
+        _ => (
+            Class::HypervisorExited,
+            match evidence.hypervisor.last() {
+                Some(line) => format!("the hypervisor ended: {line}"),
+                None => "the hypervisor ended without a word; it may have been killed".into(),
+            },
+        ),
+    }
+}
+
+/// A guest can know these of itself; what is said of the host is the host's to find out.
+fn believable(class: Class) -> Class {
+    match class {
+        Class::NoRootDevice
+        | Class::RootNotAFileSystem
+        | Class::NoInit
+        | Class::WrongArchitecture
+        | Class::OutOfMemory
+        | Class::Network
+        | Class::KernelPanic => class,
+        Class::AcceleratorDied
+        | Class::AgentSilent
+        | Class::HypervisorMissing
+        | Class::HypervisorExited
+        | Class::Stalled
+        | Class::Cancelled
+        | Class::Host
+        | Class::Abandoned => Class::AgentSilent,
+    }
+}
+
+fn find(table: &[(&str, Class)], lines: &[String]) -> Option<(Class, String)> {
+    table.iter().find_map(|(needle, class)| {
+        let line = lines.iter().find(|line| line.contains(needle))?;
+        Some((*class, without_time(line).to_owned()))
+    })
+}
+
+/// Takes `[    1.234567] ` off a kernel's line.
+fn without_time(line: &str) -> &str {
+    line.strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+        .filter(|(time, _)| time.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+        .map_or(line, |(_, rest)| rest)
+}
+
+fn told(class: Class, line: &str, evidence: &Evidence<'_>) -> String {
+    match class {
+        Class::OutOfMemory => {
+            format!("{} MiB of memory did not suffice: {line}", evidence.memory_mib)
+        }
+        Class::HypervisorExited => format!("the guest shut itself down before it was ready: {line}"),
+        _ => line.to_owned(),
+    }
+}
+
+fn stalled(stall: Stall, evidence: &Evidence<'_>) -> (Class, String) {
+    let how = match stall {
+        Stall::Busy(time) => format!("computed for {} s", time.as_secs()),
+        Stall::Idle(time) => format!("waited for {} s", time.as_secs()),
+    };
+    match evidence.phase {
+        BootPhaseName::Agent | BootPhaseName::Ready => {
+            (Class::AgentSilent, format!("the agent did not answer; the guest {how} without a sign"))
+        }
+        phase => (Class::Stalled, format!("the guest {how} in phase `{}` without a sign", phase.as_str())),
+    }
+}
+
+/// The next step.
+fn hint(class: Class, evidence: &Evidence<'_>) -> String {
+    let Evidence { name, image, kernel, memory_mib, .. } = evidence;
+    match class {
+        Class::NoRootDevice => format!(
+            "kernel `{kernel}` found no driver or no disk for its root; `vmdeck kernel show {kernel}` tells what it lacks; try another with --kernel"
+        ),
+        Class::RootNotAFileSystem => format!(
+            "the root of image `{image}` is no ext4 file system, or is damaged; pull or register the image again"
+        ),
+        Class::NoInit => format!(
+            "image `{image}` has nothing to start; give a command: `vmdeck vm create --image {image} -- COMMAND`"
+        ),
+        Class::KernelPanic => {
+            format!("`vmdeck vm logs {name}` shows the whole console; try another kernel with --kernel")
+        }
+        Class::WrongArchitecture => format!(
+            "check that kernel `{kernel}` and image `{image}` are for this host ({})",
+            std::env::consts::ARCH
+        ),
+        Class::AcceleratorDied => "vmdeck goes on without KVM; `vmdeck doctor` shows the verdict".to_owned(),
+        Class::OutOfMemory => {
+            format!("give it more memory: `vmdeck vm set {name} --memory {}`", (memory_mib * 2).max(512))
+        }
+        Class::Network => format!("`vmdeck vm show {name}` lists its ports; another program may use one"),
+        Class::AgentSilent => format!("`vmdeck vm logs {name}` shows what the guest did instead"),
+        Class::HypervisorMissing => "`vmdeck doctor` says how to install it".to_owned(),
+        Class::HypervisorExited => {
+            format!("`vmdeck vm logs {name}` shows the console; `vmdeck doctor` looks at this host")
+        }
+        Class::Stalled => format!(
+            "`vmdeck vm logs {name}` shows where it stands still; `vmdeck vm start {name}` tries again"
+        ),
+        Class::Host => "`vmdeck doctor` looks at this host".to_owned(),
+        Class::Cancelled | Class::Abandoned => format!("`vmdeck vm start {name}` starts it again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn evidence<'a>(trouble: Trouble, console: &'a [String], hypervisor: &'a [String]) -> Evidence<'a> {
+        Evidence {
+            trouble,
+            phase: BootPhaseName::Kernel,
+            accelerator: Some(Accelerator::Tcg),
+            console,
+            hypervisor,
+            name: "web",
+            image: "debian",
+            kernel: "6.12",
+            memory_mib: 128,
+        }
+    }
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn consoles() {
+        let check = |console: &str, class: Class, word: &str| {
+            let console = lines(console);
+            let failure = classify(&evidence(Trouble::Ended, &console, &[]));
+            assert_eq!(failure.class, class, "{console:?}");
+            assert!(failure.message.contains(word), "{}", failure.message);
+            assert!(!failure.hint.is_empty());
+        };
+        check(
+            "[    2.1] /dev/root: Can't open blockdev\n[    2.100000] VFS: Unable to mount root fs on unknown-block(0,0)\n\
+             [    2.2] Kernel panic - not syncing: VFS: Unable to mount root fs",
+            Class::NoRootDevice,
+            "VFS: Unable to mount",
+        );
+        check("Kernel panic - not syncing: No working init found.", Class::NoInit, "No working init");
+        check(
+            "[    1.0] Starting init: /init exists but couldn't execute it (error -8)\nKernel panic - not syncing: x",
+            Class::WrongArchitecture,
+            "error -8",
+        );
+        check(
+            "Initramfs unpacking failed: write error\nKernel panic - not syncing: VFS: x",
+            Class::OutOfMemory,
+            "128 MiB",
+        );
+        check("[ 3.0] Kernel panic - not syncing: Attempted to kill init!", Class::KernelPanic, "Attempted");
+        check("[ 3.0] reboot: Power down", Class::HypervisorExited, "shut itself down");
+        check("", Class::WrongArchitecture, "without a word");
+        check("hello", Class::HypervisorExited, "may have been killed");
+    }
+
+    #[test]
+    fn the_hypervisors_words() {
+        let check = |words: &str, class: Class| {
+            let hypervisor = lines(words);
+            assert_eq!(classify(&evidence(Trouble::Ended, &[], &hypervisor)).class, class, "{words}");
+            assert_eq!(classify(&evidence(Trouble::Launch(words.into()), &[], &[])).class, class, "{words}");
+        };
+        check("qemu-system-x86_64: error: failed to set MSR 0x10a to 0x0", Class::AcceleratorDied);
+        check(
+            "qemu-system-x86_64: Could not set up host forwarding rule 'tcp:127.0.0.1:80-:80'",
+            Class::Network,
+        );
+        check(
+            "qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory",
+            Class::OutOfMemory,
+        );
+        check("qemu-system-x86_64: linux kernel too old to load a ram disk", Class::WrongArchitecture);
+        check("qemu-system-x86_64: something new", Class::HypervisorExited);
+    }
+
+    #[test]
+    fn silence_under_kvm_is_kvms_fault_and_under_tcg_the_guests() {
+        let silent = |accelerator, trouble| {
+            let evidence = Evidence { accelerator: Some(accelerator), ..evidence(trouble, &[], &[]) };
+            classify(&evidence).class
+        };
+        let stalled = || Trouble::Stalled(Stall::Busy(Duration::from_secs(90)));
+        assert_eq!(silent(Accelerator::Kvm, Trouble::Broken), Class::AcceleratorDied);
+        assert_eq!(silent(Accelerator::Kvm, stalled()), Class::AcceleratorDied);
+        assert_eq!(silent(Accelerator::Tcg, stalled()), Class::Stalled);
+        let late = Evidence { phase: BootPhaseName::Agent, ..evidence(stalled(), &[], &[]) };
+        assert_eq!(classify(&late).class, Class::AgentSilent);
+    }
+
+    #[test]
+    fn what_the_guest_says_is_believed_and_made_harmless() {
+        let said =
+            GuestFailure { class: Class::RootNotAFileSystem, message: "\u{1b}[2Jno ext4\non vda".into() };
+        let failure = classify(&evidence(Trouble::Guest(said), &[], &[]));
+        assert_eq!(failure.class, Class::RootNotAFileSystem);
+        assert_eq!(failure.message, "no ext4; on vda");
+    }
+}

@@ -1,0 +1,177 @@
+//! Everything a boot needs before there is a process: disks, initrd, settings, command line.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::data_directory::DataDirectory;
+use crate::error::{Error, Result};
+use crate::guest::settings::{self, GuestNetwork, GuestSettings};
+use crate::image::record::Image;
+use crate::kernel::record::Kernel;
+use crate::keys;
+use crate::network;
+use crate::vm::disk;
+use crate::vm::record::{NetworkMode, Vm};
+use crate::vmm::{Accelerator, Disk, MachineSpec, NetworkAttachment};
+
+/// What a boot is made of, put together by [`prepare`].
+#[derive(Debug)]
+pub(in crate::vm) struct Prepared {
+    disks: Vec<Disk>,
+    initrd: PathBuf,
+}
+
+/// Makes the disks that are missing and writes this boot's initrd. Blocking, brief.
+pub(in crate::vm) fn prepare(
+    data: &DataDirectory,
+    directory: &Path,
+    vm: &Vm,
+    image: &Image,
+    kernel: &Kernel,
+) -> Result<Prepared> {
+    let disks = disk::prepare(directory, &data.images(), image, kernel, &vm.settings)?;
+    let initrd = directory.join("initrd");
+    let key = keys::installation_key(data)?;
+    let archive = settings::archive(&guest_settings(vm, image, kernel, key.public_line))?;
+    write_initrd(&initrd, &kernel.initrd, &archive)
+        .map_err(|error| Error::io(format!("cannot write the initrd `{}`", initrd.display()), error))?;
+    Ok(Prepared { disks, initrd })
+}
+
+/// The kernel's initrd with the machine's settings appended. The kernel wants each archive to begin
+/// at a multiple of 4 bytes and skips zeros between them (Linux, buffer-format.rst).
+fn write_initrd(path: &Path, base: &Path, archive: &[u8]) -> std::io::Result<()> {
+    let _ = fs::remove_file(path);
+    let length = fs::copy(base, path)?;
+    let mut file = File::options().append(true).open(path)?;
+    let padding = length.next_multiple_of(4) - length;
+    file.write_all(&[0; 3][..usize::try_from(padding).unwrap_or_default()])?;
+    file.write_all(archive)
+}
+
+fn guest_settings(vm: &Vm, image: &Image, kernel: &Kernel, key: String) -> GuestSettings {
+    let config = &image.config;
+    // As container engines do it: a command replaces the image's command, not its entrypoint.
+    let command = if vm.settings.command.is_empty() { &config.command } else { &vm.settings.command };
+    GuestSettings {
+        hostname: host_name(&vm.name),
+        network: guest_network(vm),
+        authorized_keys: vec![key],
+        work_disk: true,
+        modules_disk: kernel.modules.is_some(),
+        entrypoint: config.entrypoint.iter().chain(command).cloned().collect(),
+        environment: config.environment.iter().chain(&vm.settings.environment).cloned().collect(),
+        working_directory: config.working_directory.clone(),
+        user: config.user.clone(),
+        stop_signal: config.stop_signal.clone(),
+        time: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|time| u64::try_from(time.as_nanos()).ok())
+            .unwrap_or_default(),
+    }
+}
+
+fn guest_network(vm: &Vm) -> Option<GuestNetwork> {
+    let address = user_address(vm)?;
+    let network = network::user_network(address);
+    Some(GuestNetwork {
+        mac: network::mac(&vm.id),
+        address,
+        prefix: network.prefix,
+        gateway: network.gateway,
+        resolvers: vec![network.resolver],
+    })
+}
+
+/// The leased address of a machine that has a network.
+fn user_address(vm: &Vm) -> Option<Ipv4Addr> {
+    match vm.settings.network {
+        NetworkMode::None => None,
+        NetworkMode::User | NetworkMode::Bridge => vm.address,
+    }
+}
+
+/// A machine's name as a host name (RFC 1123, 2.1): letters, digits and hyphens, none at an end.
+fn host_name(name: &str) -> String {
+    let name: String = name
+        .chars()
+        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
+        .collect();
+    name.trim_matches('-').to_owned()
+}
+
+impl Prepared {
+    /// What the hypervisor is to run.
+    pub(in crate::vm) fn spec(
+        self,
+        directory: &Path,
+        vm: &Vm,
+        kernel: &Kernel,
+        accelerator: Accelerator,
+    ) -> MachineSpec {
+        let network = match user_address(vm) {
+            None => NetworkAttachment::None,
+            Some(address) => NetworkAttachment::User {
+                network: network::user_network(address),
+                mac: network::mac(&vm.id),
+                forwards: vm.settings.ports.clone(),
+            },
+        };
+        MachineSpec {
+            directory: directory.to_owned(),
+            name: vm.name.clone(),
+            accelerator,
+            cpus: vm.settings.cpus,
+            memory_mib: vm.settings.memory_mib,
+            kernel: kernel.vmlinux.clone(),
+            initrd: self.initrd,
+            command_line: command_line(accelerator),
+            disks: self.disks,
+            network,
+        }
+    }
+}
+
+/// The kernel's command line (Linux, kernel-parameters.txt).
+///
+/// `panic=-1` restarts at once after a panic, which ends the hypervisor: it is told not to restart
+/// guests. The rest saves time that a disposable machine has no use for: a second under TCG.
+fn command_line(accelerator: Accelerator) -> String {
+    let console = if cfg!(target_arch = "aarch64") { "ttyAMA0" } else { "ttyS0" };
+    let mut line = format!(
+        "console={console} rdinit=/init panic=-1 quiet mitigations=off cryptomgr.notests random.trust_cpu=on"
+    );
+    if accelerator == Accelerator::Tcg {
+        // Translated, neither a random place of the kernel nor a check of its timer is worth its time.
+        line.push_str(" nokaslr no_timer_check");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_a_host_name() {
+        assert_eq!(host_name("web_1.test+x"), "web-1-test-x");
+        assert_eq!(host_name("a."), "a");
+    }
+
+    #[test]
+    fn settings_follow_the_initrd_at_a_multiple_of_four() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, path) = (folder.path().join("base"), folder.path().join("initrd"));
+        for length in 0..9 {
+            fs::write(&base, vec![1; length]).unwrap();
+            write_initrd(&path, &base, b"070701").unwrap();
+            let written = fs::read(&path).unwrap();
+            assert_eq!(written.len(), length.next_multiple_of(4) + 6);
+            assert!(written.ends_with(b"070701"));
+        }
+    }
+}

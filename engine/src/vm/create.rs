@@ -1,0 +1,345 @@
+//! Creating a machine, in three phases of which the third, the boot, is [`super::start`].
+//!
+//! ```text
+//! Checked ── resolve (image and kernel at once, pulling what is missing; no lock) ──▶ Resolved
+//! Resolved ── reserve (one IMMEDIATE transaction, milliseconds) ──▶ the row `created`, its leases
+//! ```
+//!
+//! Creates of different machines overlap but for that transaction. Nothing exists before it, so
+//! neither a cancel nor a kill has anything to undo; a machine's folder comes with its first boot.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
+
+use super::record::{Creation, NetworkMode, PortForward, Vm, VmSettings, VmState};
+use super::{CreateVm, Shared, name};
+use crate::clock::{self, Milliseconds};
+use crate::error::{Error, Result};
+use crate::identifier::{VmId, check_name};
+use crate::image::PullImage;
+use crate::image::record::Image;
+use crate::kernel::record::Kernel;
+use crate::network::address::{self, Subnet};
+use crate::network::port;
+use crate::operation::Operation;
+use crate::store::leases::LeaseKind;
+use crate::store::{self, Transaction};
+
+pub(super) const DEFAULT_MEMORY_MIB: u64 = 1024;
+const MINIMUM_MEMORY_MIB: u64 = 128;
+const DEFAULT_CPUS: u32 = 2;
+const DEFAULT_DISK_BYTES: u64 = 8 << 30;
+/// ext4 with 4 KiB blocks and 32-bit block numbers ends here; more than any laptop holds.
+const MAXIMUM_DISK_GIB: u64 = 16 << 10;
+
+/// An image or a kernel deleted between resolving and reserving is resolved anew, so often.
+const ATTEMPTS: usize = 4;
+
+/// What a machine may ask of this host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostCapacity {
+    pub(super) cpus: u32,
+    pub(super) memory_mib: u64,
+}
+
+impl HostCapacity {
+    pub(super) fn of_this_host() -> Self {
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+        let memory_mib = std::fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| total_memory_mib(&text))
+            // Where the kernel does not tell, QEMU will say it when it cannot get the memory.
+            .unwrap_or(u64::MAX);
+        Self { cpus, memory_mib }
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo` (proc_meminfo(5)).
+fn total_memory_mib(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+/// A request whose numbers make sense on this host.
+#[derive(Debug)]
+struct Checked {
+    request: CreateVm,
+    cpus: u32,
+    memory_mib: u64,
+}
+
+impl Checked {
+    fn new(request: CreateVm, host: HostCapacity) -> Result<Self> {
+        if let Some(name) = &request.name {
+            check_name("a machine", name)?;
+        }
+        let cpus = request.cpus.unwrap_or(DEFAULT_CPUS.min(host.cpus));
+        let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB.min(host.memory_mib));
+        check_capacity(cpus, memory_mib, host)?;
+        if request.disk_gib.is_some_and(|gib| gib == 0 || gib > MAXIMUM_DISK_GIB) {
+            return Err(Error::usage(format!("a disk has 1 to {MAXIMUM_DISK_GIB} GiB")));
+        }
+        let network = request.network.unwrap_or(NetworkMode::User);
+        if network == NetworkMode::Bridge {
+            return Err(Error::host_cannot("the bridged network is not part of this version")
+                .with_hint("use --network user: it needs no root, and --port forwards ports"));
+        }
+        if network == NetworkMode::None && !request.ports.is_empty() {
+            return Err(Error::usage("a machine without a network has no ports to forward")
+                .with_hint("leave out --port, or use --network user"));
+        }
+        port::check(&request.ports)?;
+        for variable in &request.environment {
+            if variable.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
+                return Err(Error::usage(format!(
+                    "`{}` is no environment variable",
+                    variable.escape_default()
+                ))
+                .with_hint("write NAME=value"));
+            }
+        }
+        Ok(Self { cpus, memory_mib, request })
+    }
+}
+
+/// Checks numbers that a user gives, also to `vm set`.
+pub(super) fn check_capacity(cpus: u32, memory_mib: u64, host: HostCapacity) -> Result<()> {
+    if cpus == 0 || cpus > host.cpus {
+        return Err(Error::usage(format!("a machine on this host has 1 to {} CPUs, not {cpus}", host.cpus)));
+    }
+    if memory_mib < MINIMUM_MEMORY_MIB || memory_mib > host.memory_mib {
+        return Err(Error::usage(format!(
+            "a machine on this host has {MINIMUM_MEMORY_MIB} to {} MiB of memory, not {memory_mib}",
+            host.memory_mib
+        )));
+    }
+    Ok(())
+}
+
+/// A request with what it is to be made of.
+#[derive(Debug)]
+struct Resolved {
+    image: Image,
+    kernel: Kernel,
+    disk_bytes: u64,
+    started_at: Milliseconds,
+    resolve_ms: u64,
+}
+
+pub(super) async fn create(shared: &Shared, request: CreateVm, operation: &Operation) -> Result<Vm> {
+    let checked = Checked::new(request, HostCapacity::of_this_host())?;
+    let (started, started_at) = (Instant::now(), clock::now());
+    for attempt in 1.. {
+        operation.phase("resolve").await;
+        let (image, kernel) = resolve(shared, &checked, operation).await?;
+        let disk_bytes = disk_bytes(&checked, &image)?;
+        let resolved =
+            Resolved { image, kernel, disk_bytes, started_at, resolve_ms: milliseconds_since(started) };
+        if operation.cancelled().is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        operation.phase("reserve").await;
+        match reserve(shared, &checked, resolved).await? {
+            Reservation::Made(vm) => return Ok(*vm),
+            Reservation::Vanished(what) if attempt < ATTEMPTS => {
+                operation.log(format!("{what} was deleted meanwhile; resolving again")).await;
+            }
+            Reservation::Vanished(what) => {
+                return Err(Error::conflict(format!("{what} is deleted again and again"))
+                    .with_hint("something else deletes it; `vmdeck operation list` may show what"));
+            }
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Finds the image and the kernel, or pulls them, both at once.
+async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> Result<(Image, Kernel)> {
+    let request = &checked.request;
+    let image = async {
+        if !request.plain_http {
+            return shared.images.ensure(&request.image, operation).await;
+        }
+        match shared.images.find(&request.image).await {
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => {
+                let pull =
+                    PullImage { reference: request.image.clone(), plain_http: true, ..PullImage::default() };
+                shared.images.pull(pull, Some(operation)).wait().await
+            }
+            found => found,
+        }
+    };
+    let kernel = shared.kernels.ensure(request.kernel.as_deref(), operation);
+    // Boxed: each holds a whole pull.
+    let (image, kernel) = tokio::try_join!(Box::pin(image), Box::pin(kernel))?;
+    if image.architecture.as_ref().is_some_and(|architecture| *architecture != kernel.architecture) {
+        return Err(Error::failed(format!(
+            "image `{}` is for {}, kernel `{}` for {}",
+            image.name,
+            image.architecture.as_deref().unwrap_or_default(),
+            kernel.name,
+            kernel.architecture
+        ))
+        .with_hint("pull the image for this host's architecture, or name a kernel that fits with --kernel"));
+    }
+    Ok((image, kernel))
+}
+
+fn disk_bytes(checked: &Checked, image: &Image) -> Result<u64> {
+    let Some(gib) = checked.request.disk_gib else { return Ok(DEFAULT_DISK_BYTES.max(image.rootfs_bytes)) };
+    let bytes = gib << 30;
+    if bytes < image.rootfs_bytes {
+        return Err(Error::usage(format!(
+            "a disk of {gib} GiB cannot hold image `{}` of {} GiB",
+            image.name,
+            image.rootfs_bytes.div_ceil(1 << 30)
+        ))
+        .with_hint(format!("use --disk {} or more", image.rootfs_bytes.div_ceil(1 << 30))));
+    }
+    Ok(bytes)
+}
+
+enum Reservation {
+    Made(Box<Vm>),
+    /// What was resolved is gone.
+    Vanished(String),
+}
+
+/// The second phase: one transaction, in which nothing waits.
+async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Result<Reservation> {
+    let started = Instant::now();
+    let routes = tokio::task::spawn_blocking(address::host_routes).await.unwrap_or_default();
+    let request = checked.request.clone();
+    let (cpus, memory_mib, pool) = (checked.cpus, checked.memory_mib, shared.addresses.clone());
+    let root = shared.data.root().to_owned();
+    shared
+        .store
+        .transaction(move |transaction| {
+            let Resolved { image, kernel, disk_bytes, started_at, resolve_ms } = resolved;
+            if store::images::by_id_prefix(transaction, &root, image.id.as_str())?.is_empty() {
+                return Ok(Reservation::Vanished(format!("image `{}`", image.name)));
+            }
+            if store::kernels::by_name(transaction, &root, &kernel.name)?.is_none() {
+                return Ok(Reservation::Vanished(format!("kernel `{}`", kernel.name)));
+            }
+            let name = match request.name {
+                Some(name) => name,
+                None => free_name(transaction)?,
+            };
+            let network = request.network.unwrap_or(NetworkMode::User);
+            let mut vm = Vm {
+                id: VmId::random(),
+                name,
+                state: VmState::Created,
+                image_id: image.id,
+                image: image.name,
+                kernel: kernel.name,
+                created_at: clock::now(),
+                settings: VmSettings {
+                    cpus,
+                    memory_mib,
+                    disk_bytes,
+                    network,
+                    ports: request.ports,
+                    command: request.command,
+                    environment: request.environment,
+                },
+                run: None,
+                address: None,
+                boot: None,
+                ended: None,
+                creation: None,
+                labels: request.labels,
+            };
+            // The ports are chosen before the row is there and leased after it, as a lease names it.
+            choose_ports(transaction, &mut vm.settings.ports)?;
+            vm.creation = Some(Creation { started_at, resolve_ms, reserve_ms: milliseconds_since(started) });
+            store::vms::insert(transaction, &vm)?;
+            lease_ports(transaction, &vm.id, &vm.settings.ports)?;
+            if network != NetworkMode::None {
+                vm.address = Some(lease_address(transaction, &vm.id, &pool, &routes)?);
+            }
+            Ok(Reservation::Made(Box::new(vm)))
+        })
+        .await
+}
+
+fn free_name(transaction: &Transaction<'_>) -> Result<String> {
+    for name in name::candidates(random()) {
+        if store::vms::by_name(transaction, &name)?.is_none() {
+            return Ok(name);
+        }
+    }
+    unreachable!("there is always another name")
+}
+
+/// Turns host ports of 0 into free ones, and makes sure that the others can be had.
+pub(super) fn choose_ports(transaction: &Transaction<'_>, forwards: &mut [PortForward]) -> Result<()> {
+    let mut leased: HashSet<String> =
+        store::leases::list(transaction, LeaseKind::Port)?.into_iter().map(|(value, _)| value).collect();
+    for forward in forwards.iter_mut() {
+        if forward.host_port == 0 {
+            let free = port::candidates(random()).find(|&candidate| {
+                let forward = PortForward { host_port: candidate, ..forward.clone() };
+                !leased.contains(&port::lease(&forward))
+                    && port::probe(forward.protocol, forward.host_address, candidate).is_ok()
+            });
+            forward.host_port = free.ok_or_else(|| {
+                Error::host_cannot("no port of this host is free")
+                    .with_hint("delete some machines that hold ports")
+            })?;
+        } else if !leased.contains(&port::lease(forward)) {
+            port::probe(forward.protocol, forward.host_address, forward.host_port)
+                .map_err(|error| port::unavailable(forward, error))?;
+        }
+        leased.insert(port::lease(forward));
+    }
+    Ok(())
+}
+
+/// Leases ports to a machine whose row is there.
+pub(super) fn lease_ports(transaction: &Transaction<'_>, vm: &VmId, forwards: &[PortForward]) -> Result<()> {
+    for forward in forwards {
+        let value = port::lease(forward);
+        if !store::leases::take(transaction, LeaseKind::Port, &value, vm)? {
+            let owner = store::leases::holder_name(transaction, LeaseKind::Port, &value)?;
+            return Err(Error::conflict(format!(
+                "port {} of this host belongs to machine `{}`",
+                forward.host_port,
+                owner.unwrap_or_default()
+            ))
+            .with_hint(
+                "choose another, or 0 for any free one; a machine keeps its ports until it is deleted",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn lease_address(
+    transaction: &Transaction<'_>,
+    vm: &VmId,
+    pool: &address::AddressPool,
+    routes: &[Subnet],
+) -> Result<std::net::Ipv4Addr> {
+    let leased: BTreeSet<_> = store::leases::list(transaction, LeaseKind::Address)?
+        .into_iter()
+        .filter_map(|(value, _)| value.parse().ok())
+        .collect();
+    let address = pool.allocate(&leased, routes).ok_or_else(|| {
+        Error::host_cannot("every guest address is taken").with_hint("delete some machines: `vmdeck vm list`")
+    })?;
+    if !store::leases::take(transaction, LeaseKind::Address, &address.to_string(), vm)? {
+        return Err(Error::failed(format!("the guest address {address} was just leased")));
+    }
+    Ok(address)
+}
+
+fn random() -> u64 {
+    getrandom::u64().expect("the kernel's random numbers are there once it runs programs")
+}
+
+fn milliseconds_since(instant: Instant) -> u64 {
+    u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,156 @@
+//! The disks of a machine: made at its first boot, kept until it is deleted.
+//!
+//! The root is an overlay on the image's root, the work disk one on the image's work seed: creating
+//! them takes no longer for a large image than for a small one, and the image is never written.
+//! Blocking, brief.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vmdeck_ext4::{Formatter, Metadata, Options, Timestamp, Tree};
+
+use super::record::VmSettings;
+use crate::error::{Error, Result};
+use crate::guest::settings::{MODULES_SERIAL, ROOT_SERIAL, WORK_SERIAL};
+use crate::image::record::Image;
+use crate::kernel::record::Kernel;
+use crate::vmm::{Disk, DiskFormat, qcow2};
+
+const ROOT: &str = "root.qcow2";
+const WORK_OVERLAY: &str = "work.qcow2";
+/// A work disk that is no overlay: the image has no seed.
+const WORK_RAW: &str = "work.ext4";
+
+/// Length of a fresh work file system; the guest grows it to the length of its disk.
+const FRESH_WORK_BYTES: u64 = 64 << 20;
+const FRESH_WORK_JOURNAL: u64 = 4 << 20;
+
+/// Makes what is missing in the machine's folder and returns the disks in the order the guest is to
+/// see them.
+pub(super) fn prepare(
+    directory: &Path,
+    images: &Path,
+    image: &Image,
+    kernel: &Kernel,
+    settings: &VmSettings,
+) -> Result<Vec<Disk>> {
+    let root = directory.join(ROOT);
+    if !exists(&root)? {
+        overlay(&root, &backing(&image.files.rootfs, images), settings.disk_bytes)?;
+    }
+    check_backing(&image.files.rootfs, "root", image)?;
+    let mut disks =
+        vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL), work(directory, images, image, settings)?];
+    if let Some(modules) = &kernel.modules {
+        disks.push(Disk {
+            path: modules.clone(),
+            format: DiskFormat::Raw,
+            read_only: true,
+            serial: MODULES_SERIAL.into(),
+        });
+    }
+    Ok(disks)
+}
+
+fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -> Result<Disk> {
+    let (overlaid, raw) = (directory.join(WORK_OVERLAY), directory.join(WORK_RAW));
+    if exists(&raw)? {
+        return Ok(writable(raw, DiskFormat::Raw, WORK_SERIAL));
+    }
+    let seed = image.files.work_seed.as_deref();
+    if exists(&overlaid)? {
+        if let Some(seed) = seed {
+            check_backing(seed, "work seed", image)?;
+        }
+        return Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL));
+    }
+    match seed {
+        Some(seed) => {
+            let length = check_backing(seed, "work seed", image)?;
+            overlay(&overlaid, &backing(seed, images), settings.disk_bytes.max(length))?;
+            Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL))
+        }
+        None => {
+            fresh(&raw, settings.disk_bytes)?;
+            Ok(writable(raw, DiskFormat::Raw, WORK_SERIAL))
+        }
+    }
+}
+
+fn writable(path: PathBuf, format: DiskFormat, serial: &str) -> Disk {
+    Disk { path, format, read_only: false, serial: serial.into() }
+}
+
+/// How an overlay names its backing file: relative to the machine's folder for a file of the data
+/// directory, so that the directory can move.
+fn backing(file: &Path, images: &Path) -> PathBuf {
+    match file.strip_prefix(images) {
+        Ok(below) => Path::new("../../images").join(below),
+        Err(_) => file.to_owned(),
+    }
+}
+
+/// Length of a file that a disk is or lies over.
+fn check_backing(file: &Path, what: &str, image: &Image) -> Result<u64> {
+    fs::metadata(file).map(|metadata| metadata.len()).map_err(|error| {
+        Error::io(format!("the {what} of image `{}` cannot be read: `{}`", image.name, file.display()), error)
+            .with_hint(if image.managed {
+                "pull the image again under another name, and make a new machine of it"
+            } else {
+                "put the registered file back where it was"
+            })
+    })
+}
+
+fn overlay(path: &Path, backing: &Path, bytes: u64) -> Result<()> {
+    publish(path, |staged| qcow2::create_overlay(staged, backing, DiskFormat::Raw, bytes))
+}
+
+/// An empty file system for root's home.
+fn fresh(path: &Path, bytes: u64) -> Result<()> {
+    let fail = |error| Error::io(format!("cannot make the work disk `{}`", path.display()), error);
+    publish(path, |staged| {
+        let file = File::options().read(true).write(true).create_new(true).open(staged).map_err(fail)?;
+        let now = Timestamp { seconds: crate::clock::now() / 1000, nanoseconds: 0 };
+        let mut uuid = [0; 16];
+        getrandom::fill(&mut uuid).map_err(|error| fail(io::Error::other(error)))?;
+        let options = Options {
+            size: FRESH_WORK_BYTES,
+            free: 0,
+            journal: FRESH_WORK_JOURNAL,
+            uuid,
+            label: "work".into(),
+            created: now,
+        };
+        let tree = Tree::new(Metadata { mode: 0o700, modified: now, ..Metadata::default() });
+        let formatter = Formatter::create(file, options).map_err(|error| fail(io::Error::other(error)))?;
+        let (file, summary) = formatter.finish(&tree).map_err(|error| fail(io::Error::other(error)))?;
+        // The rest of the disk is a hole for the guest to grow into.
+        file.set_len(bytes.max(summary.size)).map_err(fail)
+    })
+}
+
+/// Makes a file under another name, and gives it its own only when it is whole and on the disk.
+fn publish(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let fail = |error| Error::io(format!("cannot make the disk `{}`", path.display()), error);
+    let staged = path.with_extension("new");
+    match fs::remove_file(&staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let made = make(&staged).and_then(|()| {
+        File::open(&staged)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&staged, path))
+            .map_err(fail)
+    });
+    if made.is_err() {
+        let _ = fs::remove_file(&staged);
+    }
+    made
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|error| Error::io(format!("cannot read `{}`", path.display()), error))
+}

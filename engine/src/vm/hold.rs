@@ -1,0 +1,96 @@
+//! Coming to hold a machine: waiting for, interrupting or being refused by whoever works on it, and
+//! then knowing what is true of it.
+
+use std::time::Duration;
+
+use super::admission::{Admission, Request, admit_behind};
+use super::lock::{Holder, VmGuard};
+use super::record::Vm;
+use super::{Shared, settle};
+use crate::error::{ErrorKind, Result};
+use crate::identifier::VmId;
+use crate::operation::Operation;
+
+/// How long an interrupted holder is waited for before it is looked at again who holds the lock.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A machine whose lock is held, as it truly is.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) guard: VmGuard,
+    pub(super) vm: Vm,
+    /// What was waited for, if anything was.
+    pub(super) waited_for: Option<Request>,
+}
+
+/// Comes to hold the machine.
+pub(super) async fn hold(
+    shared: &Shared,
+    id: &VmId,
+    request: Request,
+    operation: &Operation,
+) -> Result<Held> {
+    let mut waited_for = None;
+    let guard = loop {
+        // Also makes sure that no folder is made for a machine that is not there.
+        let vm = shared.by_id(id).await?;
+        if let Some(guard) = shared.locks.try_acquire(id)? {
+            break guard;
+        }
+        let holder = shared.locks.holder(id);
+        if waited_for.is_none() {
+            waited_for = holder.as_ref().map(|holder| holder.request);
+            operation.phase("wait").await;
+        }
+        let behind = holder.as_ref().map_or(Admission::Wait, |holder| admit_behind(request, holder.request));
+        match behind {
+            Admission::Denied(denial) => return Err(denial.error(&vm.name)),
+            Admission::Interrupt => {
+                interrupt(shared, holder.as_ref(), operation).await?;
+                let waiting = shared.locks.acquire(id, operation.cancelled());
+                if let Ok(guard) = tokio::time::timeout(PATIENCE, waiting).await {
+                    break guard?;
+                }
+            }
+            _ => break shared.locks.acquire(id, operation.cancelled()).await?,
+        }
+    };
+    guard.tell(&Holder { request, operation: Some(operation.id().clone()) })?;
+    let vm = current(shared, guard).await?;
+    let (guard, vm) = (vm.0, vm.1);
+    let vm = settle::settle(shared, &guard, vm).await?;
+    Ok(Held { guard, vm, waited_for })
+}
+
+/// Holds the machine if nobody else does; for what no operation asked for.
+pub(super) async fn try_hold(shared: &Shared, id: &VmId, request: Request) -> Result<Option<(VmGuard, Vm)>> {
+    let Some(guard) = shared.locks.try_acquire(id)? else { return Ok(None) };
+    guard.tell(&Holder { request, operation: None })?;
+    current(shared, guard).await.map(Some)
+}
+
+/// The machine as it is on record now that its lock is held: it may have been deleted in between.
+async fn current(shared: &Shared, guard: VmGuard) -> Result<(VmGuard, Vm)> {
+    match shared.by_id(guard.id()).await {
+        Ok(vm) => {
+            super::delete::forget_intent(&guard)?;
+            Ok((guard, vm))
+        }
+        Err(error) => {
+            if error.kind() == ErrorKind::NotFound {
+                guard.discard();
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn interrupt(shared: &Shared, holder: Option<&Holder>, operation: &Operation) -> Result<()> {
+    let Some(other) = holder.and_then(|holder| holder.operation.as_ref()) else { return Ok(()) };
+    operation.log(format!("interrupting operation {other}")).await;
+    match shared.operations.cancel(other.as_str()).await {
+        // It has just ended.
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(()),
+        result => result.map(drop),
+    }
+}

@@ -1,0 +1,172 @@
+//! What is true of a machine, whatever its row says.
+//!
+//! | on record | found | becomes |
+//! |---|---|---|
+//! | any with a process | the host was restarted since | stopped |
+//! | starting | no process on record | stopped, the boot abandoned |
+//! | starting, running, stopping | the process is gone | stopped or failed, as the console tells |
+//! | any with a process | the process works in another folder | stopped: this directory is a copy |
+//! | stopping | the process runs | running |
+//! | starting | the process runs | starting: it is taken over by whoever watches |
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::boot::console::LogTail;
+use super::lock::VmGuard;
+use super::record::{Vm, VmEnd, VmEndCause, VmRun, VmState};
+use super::{Shared, boot};
+use crate::clock;
+use crate::error::Result;
+use crate::process;
+
+/// What the process table says of a machine that has a process on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// There is none to have, or it runs.
+    AsRecorded,
+    /// The boot never came to a process.
+    NeverStarted,
+    HostRestarted,
+    Elsewhere,
+    Gone,
+}
+
+/// Looks. Cheap: two files of `/proc` for a machine that runs, nothing for one that does not.
+pub(super) fn look(vm: &Vm, directory: &Path) -> Finding {
+    match &vm.run {
+        _ if !vm.state.has_process() => Finding::AsRecorded,
+        None => Finding::NeverStarted,
+        Some(run) if run.process.boot_id != process::boot_id() => Finding::HostRestarted,
+        Some(run) if !run.process.is_alive() => Finding::Gone,
+        Some(run) if !works_in(run, directory) => Finding::Elsewhere,
+        Some(_) => Finding::AsRecorded,
+    }
+}
+
+/// Whether the process's working directory is the machine's folder, by whatever path.
+fn works_in(run: &VmRun, directory: &Path) -> bool {
+    match (fs::metadata(format!("/proc/{}/cwd", run.process.pid)), fs::metadata(directory)) {
+        (Ok(there), Ok(here)) => there.ino() == here.ino() && there.dev() == here.dev(),
+        (Ok(_), Err(_)) => false,
+        // What may not be looked at cannot be said to be another one.
+        (Err(_), _) => true,
+    }
+}
+
+/// Brings the record in line with what is true. The caller holds the machine's lock, so nobody works
+/// on it: `starting` and `stopping` are then what a killed vmdeck left.
+pub(super) async fn settle(shared: &Shared, guard: &VmGuard, vm: Vm) -> Result<Vm> {
+    let finding = look(&vm, guard.directory());
+    if finding == Finding::AsRecorded && vm.state != VmState::Stopping {
+        return Ok(vm);
+    }
+    tracing::info!(vm = %vm.name, state = vm.state.as_str(), ?finding, "bringing the record in line");
+    let run = vm.run.clone().unwrap_or_else(never);
+    let console = LogTail::from_offset(boot::console_log(guard), run.console_start).lines();
+    let (state, cause, message) = match finding {
+        Finding::AsRecorded => {
+            shared.set_state(&vm.id, VmState::Running, vm.run.as_ref()).await?;
+            return shared.by_id(&vm.id).await;
+        }
+        Finding::NeverStarted => (
+            VmState::Stopped,
+            VmEndCause::Abandoned,
+            "the vmdeck process that started it ended before there was a hypervisor".to_owned(),
+        ),
+        Finding::HostRestarted => {
+            (VmState::Stopped, VmEndCause::HostRestarted, "the host was restarted while it ran".to_owned())
+        }
+        Finding::Elsewhere => (
+            VmState::Stopped,
+            VmEndCause::Elsewhere,
+            "it runs in the data directory that this one was copied from".to_owned(),
+        ),
+        Finding::Gone => {
+            let hypervisor = LogTail::from_offset(boot::hypervisor_log(guard), run.log_start).lines();
+            how_it_ended(vm.state, &console, &hypervisor)
+        }
+    };
+    shared.channels.forget(&vm.id);
+    let ended = VmEnd { at: clock::now(), cause, message };
+    if vm.state == VmState::Starting {
+        boot::abandon(shared, &vm, state, ended, &console).await?;
+    } else {
+        shared.set_ended(&vm.id, state, ended).await?;
+    }
+    shared.by_id(&vm.id).await
+}
+
+/// Stands for the run of a machine that has none: nothing of its logs is to be skipped.
+fn never() -> VmRun {
+    VmRun {
+        process: process::ProcessIdentity { pid: 0, start_time: 0, boot_id: String::new() },
+        accelerator: crate::vmm::Accelerator::Tcg,
+        started_at: 0,
+        console_start: 0,
+        log_start: 0,
+    }
+}
+
+/// How a run ended whose process is gone, told from its last words. A guest that powers off says so
+/// as its very last ones (Linux, kernel/reboot.c); so does one that panicked.
+pub(super) fn how_it_ended(
+    state: VmState,
+    console: &[String],
+    hypervisor: &[String],
+) -> (VmState, VmEndCause, String) {
+    let last_words = &console[console.len().saturating_sub(10)..];
+    let said = |needle: &str| last_words.iter().any(|line| line.contains(needle));
+    let panic = console.iter().rev().find(|line| line.contains("Kernel panic - not syncing"));
+    if said("reboot: Power down") || said("reboot: System halted") {
+        (VmState::Stopped, VmEndCause::GuestEnded, "the guest powered itself off".into())
+    } else if let Some(panic) = panic {
+        (VmState::Failed, VmEndCause::GuestPanicked, format!("the guest's kernel panicked: {panic}"))
+    } else if said("reboot: Restarting system") {
+        (
+            VmState::Stopped,
+            VmEndCause::GuestEnded,
+            "the guest restarted itself; `vm start` boots it again".into(),
+        )
+    } else if state == VmState::Stopping {
+        (VmState::Stopped, VmEndCause::Killed, "it ended while it was being stopped".into())
+    } else {
+        let words = match hypervisor.last() {
+            Some(line) => format!("the hypervisor ended: {line}"),
+            None => "the hypervisor was ended from outside, without a word".into(),
+        };
+        (VmState::Failed, VmEndCause::HypervisorEnded, words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words() {
+        let check = |state, console: &[&str], hypervisor: &[&str], expected| {
+            let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+            let (state, cause, _) = how_it_ended(state, &lines(console), &lines(hypervisor));
+            assert_eq!((state, cause), expected, "{console:?}");
+        };
+        use VmEndCause::{GuestEnded, GuestPanicked, HypervisorEnded, Killed};
+        check(VmState::Running, &["[ 9.1] reboot: Power down"], &[], (VmState::Stopped, GuestEnded));
+        check(VmState::Running, &["[ 9.1] reboot: Restarting system"], &[], (VmState::Stopped, GuestEnded));
+        check(
+            VmState::Running,
+            &["Kernel panic - not syncing: x", "reboot: Restarting system"],
+            &[],
+            (VmState::Failed, GuestPanicked),
+        );
+        check(
+            VmState::Running,
+            &["login:"],
+            &["terminating on signal 15"],
+            (VmState::Failed, HypervisorEnded),
+        );
+        check(VmState::Running, &[], &[], (VmState::Failed, HypervisorEnded));
+        check(VmState::Stopping, &[], &[], (VmState::Stopped, Killed));
+    }
+}
