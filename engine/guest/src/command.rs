@@ -42,10 +42,9 @@ pub fn start(exec: &Exec, environment: &[String]) -> Result<Running, Refusal> {
             let (master, slave) = open_terminal(&account, terminal.columns, terminal.rows)
                 .map_err(|error| failed(format!("no terminal can be opened: {error}")))?;
             let copy = |slave: &OwnedFd| slave.try_clone().map(Stdio::from);
-            let (stdout, stderr) =
-                copy(&slave).and_then(|out| Ok((out, copy(&slave)?))).map_err(|error| {
-                    failed(format!("no terminal can be opened: {error}"))
-                })?;
+            let (stdout, stderr) = copy(&slave)
+                .and_then(|out| Ok((out, copy(&slave)?)))
+                .map_err(|error| failed(format!("no terminal can be opened: {error}")))?;
             command.stdin(slave).stdout(stdout).stderr(stderr);
             let pid = spawn(&mut command, &account, true, exec)?;
             running(pid, Streams::Terminal(master))

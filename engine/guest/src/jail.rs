@@ -70,7 +70,14 @@ impl Jail {
     pub fn create_directories(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         let mut prefix = PathBuf::from(".");
         for component in path.as_ref().components() {
-            let Component::Normal(name) = component else { continue };
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::ParentDir => {
+                    prefix.push("..");
+                    continue;
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+            };
             let parent = self.open(&prefix, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())?;
             prefix.push(name);
             if self.is_directory(&prefix) {

@@ -125,3 +125,10 @@ pub(crate) fn kill_process(process: Pid, signal: i32) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Gives SIGPIPE its default meaning again, which Rust's runtime took away, before this process
+/// becomes another program.
+pub(crate) fn restore_sigpipe() {
+    // SAFETY: the default action installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

@@ -5,16 +5,27 @@
 //! `channel-<n>.lock` of a free one; within a process one [`GuestChannel`] carries any number of
 //! sessions. A guest is not trusted: what it sends is bounded and never names a path of the host.
 
+mod connection;
+mod exec;
 pub mod settings;
+mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use vmdeck_protocol::message::{FailureClass, PowerOff, Stage};
 
 use crate::error::{Error, Result};
+use crate::vm::record::BootFailureClass;
+use connection::Connection;
+pub use exec::{
+    ExecControl, ExecEnd, ExecInput, ExecOutput, ExecRequest, ExecSession, ExecStatus, WindowSize,
+};
 
 /// Ports per machine: so many vmdeck processes can talk to one guest at once.
 pub const CHANNELS: usize = 8;
@@ -49,130 +60,104 @@ pub struct GuestProgress {
 /// Why the guest's init gave up. Text from a guest: show it escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestFailure {
-    pub class: crate::vm::record::BootFailureClass,
+    pub class: BootFailureClass,
     pub message: String,
 }
 
-/// A connection to a machine's agent. Cheap to clone; closed when the last clone is dropped.
+/// How long an agent that said it is ready may take to answer a request. Under TCG on a busy host
+/// starting a process takes a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the services of a guest may take to stop before its power goes off regardless.
+const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
+
+/// A connection to a machine's agent. Cheap to clone; closed when the last clone and the last part
+/// of its [`ExecSession`]s is dropped.
 #[derive(Clone, Debug)]
-pub struct GuestChannel {}
-
-/// Size of a terminal in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowSize {
-    pub columns: u16,
-    pub rows: u16,
+pub struct GuestChannel {
+    connection: Arc<Connection>,
 }
-
-/// A command to run in the guest.
-#[derive(Clone, Debug, Default)]
-pub struct ExecRequest {
-    /// Program and arguments; empty for the user's login shell.
-    pub command: Vec<String>,
-    /// `NAME=value`, added to the environment of the image.
-    pub environment: Vec<String>,
-    pub working_directory: Option<String>,
-    /// As in the image config: `user`, `uid`, `user:group`; root by default.
-    pub user: Option<String>,
-    /// A pty of this size instead of pipes.
-    pub pty: Option<WindowSize>,
-    /// `TERM` for a pty.
-    pub term: Option<String>,
-}
-
-/// What a command writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExecOutput {
-    /// Standard output, or everything when it has a pty.
-    Stdout(Bytes),
-    Stderr(Bytes),
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExecStatus {
-    Exited(u8),
-    Signalled(i32),
-}
-
-/// A command running in the guest. Dropping all of it hangs it up.
-#[derive(Debug)]
-pub struct ExecSession {
-    /// Dropping it closes the command's standard input.
-    pub input: ExecInput,
-    /// Bounded: not reading it stops the command's writes, nobody else's. Ends with the command.
-    pub output: mpsc::Receiver<ExecOutput>,
-    pub control: ExecControl,
-    pub end: ExecEnd,
-}
-
-/// The end of a command, to be waited for.
-#[derive(Clone, Debug)]
-pub struct ExecEnd {
-    status: watch::Receiver<Option<ExecStatus>>,
-}
-
-/// Standard input of a command.
-#[derive(Debug)]
-pub struct ExecInput {}
-
-/// Signals and window sizes for a command.
-#[derive(Clone, Debug)]
-pub struct ExecControl {}
 
 impl GuestChannel {
-    /// Takes a free channel of the machine in `directory` and connects; waits when all are in use.
-    /// Does not wait for the guest to answer.
-    pub async fn connect(_directory: &Path, _cancel: &CancellationToken) -> Result<Self> {
-        Err(Error::failed("the guest channel is being written"))
+    /// Takes a free channel of the machine in `directory` and connects; waits when all are in use
+    /// or the hypervisor has not made them yet. Does not wait for the guest to answer.
+    pub async fn connect(directory: &Path, cancel: &CancellationToken) -> Result<Self> {
+        let socket = socket::connect(directory, cancel).await?;
+        Ok(Self { connection: Arc::new(Connection::start(socket)?) })
     }
 
     /// What the guest reports; changes as it boots. The sender goes when the connection breaks.
     pub fn progress(&self) -> watch::Receiver<GuestProgress> {
-        watch::channel(GuestProgress::default()).1
+        self.connection.progress.clone()
     }
 
-    /// Waits until commands can be run.
+    /// Waits until commands can be run. Ends with an error when the guest's init gave up or the
+    /// connection broke; how long a boot may take is for the caller to say.
     pub async fn ready(&self) -> Result<()> {
-        Err(Error::failed("the guest channel is being written"))
+        let mut progress = self.progress();
+        let settled =
+            progress.wait_for(|progress| progress.failure.is_some() || progress.has(GuestStage::Ready)).await;
+        match settled.as_deref() {
+            Ok(GuestProgress { failure: Some(failure), .. }) => {
+                Err(Error::failed(format!("the machine could not boot: {}", failure.message.escape_debug())))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.connection.broken()),
+        }
     }
 
-    /// Starts a command. A command that cannot be started is an error that says why.
-    pub async fn exec(&self, _request: ExecRequest) -> Result<ExecSession> {
-        Err(Error::failed("the guest channel is being written"))
+    /// Starts a command, once the guest is ready. A command that cannot be started is an error that
+    /// says why. Dropping the future hangs up what was started.
+    pub async fn exec(&self, request: ExecRequest) -> Result<ExecSession> {
+        self.ready().await?;
+        let starting = exec::start(&self.connection, request)?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, starting).await {
+            Ok(started) => started,
+            Err(_) => Err(silent("start the command")),
+        }
     }
 
     /// Asks the agent to stop the services, sync the disks and power off. Returns when it agreed.
     pub async fn power_off(&self) -> Result<()> {
-        Err(Error::failed("the guest channel is being written"))
+        let grace_milliseconds = u64::try_from(POWER_OFF_GRACE.as_millis()).unwrap_or(u64::MAX);
+        let agreed = self.connection.power_off(PowerOff { grace_milliseconds });
+        match tokio::time::timeout(ANSWER_TIMEOUT, agreed).await {
+            Ok(agreed) => agreed,
+            Err(_) => Err(silent("power off")),
+        }
     }
 }
 
-impl ExecEnd {
-    /// Waits for the end of the command.
-    pub async fn status(&mut self) -> Result<ExecStatus> {
-        let status = self.status.wait_for(Option::is_some).await;
-        status
-            .ok()
-            .and_then(|status| *status)
-            .ok_or_else(|| Error::failed("the connection to the guest broke"))
+impl GuestProgress {
+    /// Whether this stage or a later one was reached.
+    pub fn has(&self, stage: GuestStage) -> bool {
+        self.stages.iter().any(|(reached, _)| *reached >= stage)
     }
 }
 
-impl ExecInput {
-    /// Waits while the command does not read.
-    pub async fn write(&mut self, _bytes: Bytes) -> Result<()> {
-        Err(Error::failed("the guest channel is being written"))
+fn silent(what: &str) -> Error {
+    Error::failed(format!("the machine's agent did not {what} within {} seconds", ANSWER_TIMEOUT.as_secs()))
+        .with_hint("`vmdeck vm logs` shows the machine's console; `vmdeck vm stop --force` ends it")
+}
+
+impl From<Stage> for GuestStage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Init => Self::Init,
+            Stage::Root => Self::Root,
+            Stage::Agent => Self::Agent,
+            Stage::Ready => Self::Ready,
+        }
     }
 }
 
-impl ExecControl {
-    /// Sends a signal (Linux number) to the command's process group.
-    pub async fn signal(&self, _signal: i32) -> Result<()> {
-        Err(Error::failed("the guest channel is being written"))
-    }
-
-    pub async fn resize(&self, _size: WindowSize) -> Result<()> {
-        Err(Error::failed("the guest channel is being written"))
+/// The class a boot that ended in the guest's init is shown as.
+fn boot_failure_class(class: FailureClass) -> BootFailureClass {
+    match class {
+        FailureClass::NoRootDevice => BootFailureClass::NoRootDevice,
+        FailureClass::RootNotAFileSystem => BootFailureClass::RootNotAFileSystem,
+        FailureClass::WrongArchitecture => BootFailureClass::WrongArchitecture,
+        FailureClass::Network => BootFailureClass::Network,
+        FailureClass::NoInit | FailureClass::Settings | FailureClass::Other => BootFailureClass::NoInit,
     }
 }

@@ -138,6 +138,12 @@ impl Agent {
         self.failure = Some(failure);
     }
 
+    /// Closes all channels: another process serves them now.
+    pub fn release(&mut self) {
+        self.ports.clear();
+        self.discovery = None;
+    }
+
     /// Whether an engine is connected and everything meant for the connected ones was written.
     pub fn has_told(&self) -> bool {
         self.ports.iter().any(|port| port.open) && !self.ports.iter().any(Port::has_output)
@@ -295,7 +301,8 @@ impl Agent {
             Err(MessageError::Unknown { stream, kind }) => {
                 // Only what begins a stream wants an answer; the rest belongs to a refused one.
                 if !self.ports[index].sessions.contains_key(&stream) {
-                    let message = format!("the agent of this machine is older and has no request {kind:#04x}");
+                    let message =
+                        format!("the agent of this machine is older and has no request {kind:#04x}");
                     self.refuse(index, stream, Refusal { reason: RefusalReason::Unknown, message });
                 }
                 return;

@@ -174,7 +174,9 @@ impl Session {
     /// The pidfd is readable: takes the exit status.
     pub(super) fn reap(&mut self) {
         let status = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => ExitStatus::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            Ok(WaitStatus::Exited(_, code)) => {
+                ExitStatus::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+            }
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 ExitStatus::Signalled(u8::try_from(signal as i32).unwrap_or_default())
             }

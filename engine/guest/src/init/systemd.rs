@@ -1,0 +1,102 @@
+//! What systemd is told before it starts as the image's init, in `/run`: nothing of the image is
+//! changed.
+//!
+//! An image made for containers has systemd but no udev. Then no device unit ever becomes active,
+//! and what waits for one waits 90 seconds: above all the login on the serial console that
+//! systemd-getty-generator makes because of `console=ttyS0`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use vmdeck_protocol::settings::{Network, Settings};
+
+use crate::log;
+
+const UNITS: &str = "/run/systemd/system";
+
+/// Units that wait for udev, or for a network that it has announced.
+const WITHOUT_UDEV: [&str; 6] = [
+    "serial-getty@ttyS0.service",
+    "serial-getty@hvc0.service",
+    "dev-ttyS0.device",
+    "systemd-networkd-wait-online.service",
+    "systemd-udev-settle.service",
+    "systemd-udev-trigger.service",
+];
+
+/// Where udev's daemon is in the images that have it.
+const UDEV: [&str; 3] = ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/sbin/udevd"];
+
+/// Prepares the image's root, which is `/` already.
+pub(super) fn prepare(settings: &Settings) {
+    let has_udev = UDEV.iter().any(crate::command::is_executable);
+    if !has_udev {
+        for unit in WITHOUT_UDEV {
+            warn(unit, mask(unit));
+        }
+    }
+    warn("/etc/machine-id", machine_id());
+    if let Some(network) = &settings.network {
+        warn("the network of systemd", keep_network(network));
+    }
+}
+
+fn mask(unit: &str) -> io::Result<()> {
+    fs::create_dir_all(UNITS)?;
+    symlink("/dev/null", Path::new(UNITS).join(unit))
+}
+
+/// Gives the machine an id of its own where the image has none. With an empty one systemd takes this
+/// for the first boot of an installation, and some images then ask questions on the console.
+fn machine_id() -> io::Result<()> {
+    let path = "/etc/machine-id";
+    let present = fs::read_to_string(path).unwrap_or_default();
+    if !matches!(present.trim(), "" | "uninitialized") {
+        return Ok(());
+    }
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    fs::write(path, format!("{}\n", id.trim().replace('-', "")))
+}
+
+/// Tells those who might configure the interface that it has what it needs.
+fn keep_network(network: &Network) -> io::Result<()> {
+    let mac = &network.mac;
+    // The first file by name that matches an interface counts (systemd.network(5)), and so does the
+    // first for its name (systemd.link(5)): a rename would leave our route without its interface.
+    let mut text = format!(
+        "[Match]\nMACAddress={mac}\n\n[Network]\nDHCP=no\nLinkLocalAddressing=ipv6\nAddress={}/{}\nGateway={}\n",
+        network.address, network.prefix, network.gateway
+    );
+    let mut resolvers = String::new();
+    for resolver in &network.resolvers {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "DNS={resolver}");
+        let _ = write!(resolvers, " {resolver}");
+    }
+    write_below("/run/systemd/network", "00-vmdeck.network", &text)?;
+    write_below(
+        "/run/systemd/network",
+        "00-vmdeck.link",
+        &format!("[Match]\nMACAddress={mac}\n\n[Link]\nNamePolicy=\n"),
+    )?;
+    if !resolvers.is_empty() {
+        let text = format!("[Resolve]\nDNS={}\n", resolvers.trim_start());
+        write_below("/run/systemd/resolved.conf.d", "00-vmdeck.conf", &text)?;
+    }
+    let unmanaged = format!("[keyfile]\nunmanaged-devices=mac:{mac}\n");
+    write_below("/run/NetworkManager/conf.d", "00-vmdeck.conf", &unmanaged)
+}
+
+fn write_below(folder: &str, name: &str, text: &str) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(Path::new(folder).join(name), text)
+}
+
+fn warn(what: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        log::warning(&format!("{what} cannot be prepared: {error}"));
+    }
+}
