@@ -141,7 +141,7 @@ impl Header {
         };
         let release = match half(0x20e)? {
             0 => None,
-            offset => file.get(usize::from(offset) + 0x200..).and_then(|text| leading_release(text)),
+            offset => file.get(usize::from(offset) + 0x200..).and_then(leading_release),
         };
         Some(Self {
             protocol: half(0x206)?,
