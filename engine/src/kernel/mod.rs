@@ -22,8 +22,6 @@ mod publish;
 pub mod record;
 mod renew;
 mod source;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
