@@ -1,8 +1,12 @@
 //! What this host can and cannot do, and the fix for what it cannot.
 
+mod hypervisor;
+mod place;
+mod tools;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -25,6 +29,26 @@ pub struct Check {
     pub fix: Option<String>,
 }
 
+impl Check {
+    fn ok(name: &str, finding: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), status: CheckStatus::Ok, finding: finding.into(), fix: None }
+    }
+
+    fn warning(name: &str, finding: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { status: CheckStatus::Warning, fix: Some(fix.into()), ..Self::ok(name, finding) }
+    }
+
+    fn failed(name: &str, finding: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { status: CheckStatus::Failed, fix: Some(fix.into()), ..Self::ok(name, finding) }
+    }
+
+    /// A check that could not be made because of this error.
+    fn from_error(name: &str, error: &Error) -> Self {
+        let check = Self { status: CheckStatus::Failed, ..Self::ok(name, error.full_message()) };
+        Self { fix: error.hint().map(str::to_owned), ..check }
+    }
+}
+
 /// What was found on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -45,6 +69,41 @@ impl Report {
 }
 
 /// Looks at this host; proves the accelerator when that was not done before.
-pub async fn examine(_engine: &crate::Engine) -> Result<Report> {
-    Ok(Report::default())
+pub async fn examine(engine: &crate::Engine) -> Result<Report> {
+    let root = engine.data().root().to_owned();
+    let here = tokio::task::spawn_blocking(move || {
+        let mut checks = place::checks(&root);
+        checks.extend(tools::checks());
+        checks
+    });
+    let mut checks = hypervisor::checks(engine).await;
+    checks
+        .extend(here.await.map_err(|error| Error::failed("looking at this host failed").with_source(error))?);
+    Ok(Report { checks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_finding_that_is_not_fine_comes_with_a_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = crate::Engine::open(folder.path().join("data")).await.unwrap();
+        let report = examine(&engine).await.unwrap();
+        for check in &report.checks {
+            eprintln!("{check:?}");
+            assert_eq!(check.status == CheckStatus::Ok, check.fix.is_none(), "{check:?}");
+            assert!(!check.finding.is_empty() && !check.finding.contains('\n'), "{check:?}");
+        }
+        let names: Vec<_> = report.checks.iter().map(|check| check.name.as_str()).collect();
+        for name in ["qemu", "accelerator", "data directory", "disk space", "memory", "kernel source", "ssh"]
+        {
+            assert!(names.contains(&name), "{name} is not looked at");
+        }
+        // The second look has nothing to prove any more.
+        let begin = std::time::Instant::now();
+        assert_eq!(examine(&engine).await.unwrap().worst(), report.worst());
+        assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
 }

@@ -55,6 +55,7 @@ struct Shared {
     images: ImageService,
     kernels: KernelService,
     vms: VmService,
+    vmm: Arc<dyn Vmm>,
     publisher: Publisher,
 }
 
@@ -78,10 +79,11 @@ impl Engine {
             operations.clone(),
             images.clone(),
             kernels.clone(),
-            vmm,
+            Arc::clone(&vmm),
         )?;
         let publisher = Publisher::start(&data, store, operations.clone())?;
-        let engine = Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, publisher }) };
+        let engine =
+            Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, vmm, publisher }) };
         engine.reconcile().await?;
         Ok(engine)
     }
@@ -109,6 +111,10 @@ impl Engine {
 
     pub fn vms(&self) -> &VmService {
         &self.shared.vms
+    }
+
+    pub fn vmm(&self) -> &Arc<dyn Vmm> {
+        &self.shared.vmm
     }
 
     pub fn operations(&self) -> &Operations {

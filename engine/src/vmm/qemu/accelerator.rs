@@ -130,10 +130,7 @@ pub(super) fn forget(cache: &Path) -> Result<()> {
 }
 
 fn translator(why: &str) -> AcceleratorVerdict {
-    AcceleratorVerdict {
-        accelerator: Accelerator::Tcg,
-        reason: format!("{why}; QEMU translates the guest's instructions, which is slow"),
-    }
+    AcceleratorVerdict { accelerator: Accelerator::Tcg, reason: why.to_owned() }
 }
 
 fn circumstances() -> Result<Circumstances> {
@@ -206,6 +203,7 @@ fn judge(finished: &Finished) -> Option<String> {
     }
     let said = finished.output.lines().find(|line| line.contains("error")).unwrap_or(&finished.output);
     let said = last_words(said);
+    let said = said.strip_prefix("error: ").unwrap_or(&said).to_owned();
     let step = finished.status.code().filter(|code| code & 1 == 1 && *code > 1).map(|code| code >> 1);
     Some(match step {
         _ if finished.timed_out => format!("the guest hung for {} s", PROOF_TIMEOUT.as_secs()),
@@ -295,7 +293,7 @@ mod tests {
             6,
             "qemu-system-x86_64: error: failed to set MSR 0x10a to 0x69\nqemu: kvm.c:3: Assertion failed.",
             false,
-            Some("error: failed to set MSR 0x10a to 0x69"),
+            Some("failed to set MSR 0x10a to 0x69"),
         );
         check(9, "KVM internal error. Suberror: 1\nRAX=0", false, Some("KVM internal error. Suberror: 1"));
         check(9, "", true, Some("the guest hung for 6 s"));

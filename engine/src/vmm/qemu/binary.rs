@@ -98,6 +98,10 @@ pub(crate) struct Features {
 }
 
 impl Features {
+    pub(crate) fn path(&self) -> &Path {
+        &self.binary.path
+    }
+
     /// Asks QEMU, or takes what it said before, which is kept in `cache`.
     pub(crate) async fn of(binary: &Binary, cache: &Path) -> Result<Self> {
         let path = cache.join("qemu.json");
