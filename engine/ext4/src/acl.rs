@@ -8,7 +8,6 @@ const DISK_VERSION: u32 = 1;
 const USER: u16 = 0x02;
 const GROUP: u16 = 0x08;
 const WITHOUT_ID: [u16; 4] = [0x01, 0x04, 0x10, 0x20];
-#[cfg(test)]
 /// What entries without an id carry in its place.
 const UNDEFINED_ID: u32 = u32::MAX;
 
@@ -30,7 +29,6 @@ pub(crate) fn to_disk(xattr: &[u8]) -> Option<Vec<u8>> {
     Some(disk)
 }
 
-#[cfg(test)]
 /// From the form on disk to that of system calls; `None` when it is malformed.
 pub(crate) fn from_disk(disk: &[u8]) -> Option<Vec<u8>> {
     let (version, mut entries) = disk.split_first_chunk::<4>()?;

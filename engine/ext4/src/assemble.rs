@@ -280,7 +280,7 @@ impl Emitter<'_> {
         record.links = self.numbering.link_count(id, inode).map_err(|error| error.at(tree, id))?;
         if attributes.needs_block() {
             let block = self.source.next();
-            attributes.encode_block(self.seed, block, self.blocks.block(block)?);
+            attributes.encode_block(Some(self.seed), block, self.blocks.block(block)?);
             record.xattr_block = block;
             record.blocks = 1;
         }
@@ -338,7 +338,7 @@ impl Emitter<'_> {
         let source = &mut self.source;
         let blocks = &mut self.blocks;
         record.flags |= inode::FLAG_EXTENTS;
-        record.block = extent::encode(&extents, seed, |node| {
+        record.block = extent::encode(&extents, BLOCK, Some(seed), |node| {
             let block = source.next();
             blocks.block(block)?.copy_from_slice(node);
             Ok::<_, FormatError>(block)
@@ -413,7 +413,8 @@ impl Emitter<'_> {
         let layout = self.table.layout;
         let mut tree_blocks = layout.journal_tree.iter().copied();
         let blocks = &mut self.blocks;
-        let map = extent::encode(&layout.journal, self.seed.of_inode(inode::JOURNAL, 0), |node| {
+        let seed = self.seed.of_inode(inode::JOURNAL, 0);
+        let map = extent::encode(&layout.journal, BLOCK, Some(seed), |node| {
             let block = tree_blocks.next().unwrap_or_default();
             blocks.block(block)?.copy_from_slice(node);
             Ok::<_, FormatError>(block)

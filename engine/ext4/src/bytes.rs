@@ -28,3 +28,16 @@ pub(crate) fn low_u32(value: u64) -> u32 {
 pub(crate) fn high_u32(value: u64) -> u32 {
     (value >> 32) as u32
 }
+
+pub(crate) fn get_u16(record: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes([record[offset], record[offset + 1]])
+}
+
+pub(crate) fn get_u32(record: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes([record[offset], record[offset + 1], record[offset + 2], record[offset + 3]])
+}
+
+/// A value whose halves lie in two places.
+pub(crate) fn join_u32(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}

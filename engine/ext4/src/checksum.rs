@@ -17,6 +17,11 @@ impl Seed {
         Self(crc(!0, uuid))
     }
 
+    /// A seed stored in the superblock (feature `metadata_csum_seed`).
+    pub(crate) fn stored(value: u32) -> Self {
+        Self(value)
+    }
+
     pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
         crc(self.0, bytes)
     }

@@ -12,8 +12,6 @@ const HEADER: usize = 12;
 const ENTRY: usize = 12;
 /// Extents or index entries in the inode.
 const IN_INODE: usize = 4;
-/// The same in a block; four bytes are left for its checksum.
-const PER_BLOCK: usize = (BLOCK - HEADER - 4) / ENTRY;
 /// Blocks in one extent. Longer ones would be taken for preallocated blocks.
 const MAX_BLOCKS: u32 = 32768;
 
@@ -50,12 +48,17 @@ fn cut(extent: Extent, blocks: u32) -> Extent {
     }
 }
 
-/// Blocks the tree needs outside of the inode for that many normalised extents.
+/// The same in a block; four bytes are left for its checksum.
+const fn per_block(block_size: usize) -> usize {
+    (block_size - HEADER - 4) / ENTRY
+}
+
+/// Blocks of 4 KiB that the tree needs outside of the inode for that many normalised extents.
 pub(crate) fn tree_blocks(extents: usize) -> u64 {
     let mut total = 0;
     let mut level = extents;
     while level > IN_INODE {
-        level = level.div_ceil(PER_BLOCK);
+        level = level.div_ceil(per_block(BLOCK));
         total += level as u64;
     }
     total
@@ -64,23 +67,28 @@ pub(crate) fn tree_blocks(extents: usize) -> u64 {
 /// The root of the tree for the inode's 60 bytes of `i_block`.
 ///
 /// Blocks of the tree are handed to `emit`, which places them and says where: children before their
-/// parents.
+/// parents. `seed` is that of the inode, where there are checksums.
 pub(crate) fn encode<E>(
     extents: &[Extent],
-    seed: Seed,
+    block_size: usize,
+    seed: Option<Seed>,
     mut emit: impl FnMut(&[u8]) -> Result<u64, E>,
 ) -> Result<[u8; 60], E> {
     let mut depth = 0;
     // Entries of the level in hand: first logical block, and the twelve bytes.
     let mut level: Vec<(u32, [u8; ENTRY])> = extents.iter().map(|e| (e.logical, leaf_entry(e))).collect();
-    let mut block = vec![0; BLOCK];
+    let capacity = per_block(block_size);
+    let mut block = vec![0; block_size];
     while level.len() > IN_INODE {
-        let mut parents = Vec::with_capacity(level.len().div_ceil(PER_BLOCK));
-        for entries in level.chunks(PER_BLOCK) {
+        let mut parents = Vec::with_capacity(level.len().div_ceil(capacity));
+        for entries in level.chunks(capacity) {
             block.fill(0);
-            encode_node(&mut block, entries, PER_BLOCK, depth);
-            let checksum = seed.checksum(&block[..BLOCK - 4]);
-            put_u32(&mut block, BLOCK - 4, checksum);
+            encode_node(&mut block, entries, capacity, depth);
+            if let Some(seed) = seed {
+                let tail = HEADER + capacity * ENTRY;
+                let checksum = seed.checksum(&block[..tail]);
+                put_u32(&mut block, tail, checksum);
+            }
             let physical = emit(&block)?;
             parents.push((entries[0].0, index_entry(entries[0].0, physical)));
         }
@@ -146,7 +154,7 @@ mod tests {
         for count in [0, 1, 4, 5, 340, 341, 1360, 1361, 120_000] {
             let extents: Vec<_> = (0..count).map(|i| extent(i * 2, u64::from(i) * 3 + 9, 1)).collect();
             let mut emitted = 0;
-            let root = encode(&extents, Seed::of_uuid(&[7; 16]), |_| {
+            let root = encode(&extents, BLOCK, Some(Seed::of_uuid(&[7; 16])), |_| {
                 emitted += 1;
                 Ok::<_, ()>(1 << 33 | emitted)
             });

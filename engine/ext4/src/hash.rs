@@ -1,8 +1,9 @@
 //! The half-MD4 hash of file names, by which indexed directories are ordered.
 //!
 //! Format: kernel documentation, `filesystems/ext4/directory.rst` (hash tree directories); the
-//! function is that of `fs/ext4/hash.c`, with names taken as signed bytes: either is allowed, the
-//! superblock says which, and mke2fs on x86 as well as some readers know only this one.
+//! function is that of `fs/ext4/hash.c`. Names are taken as signed or as unsigned bytes, as the
+//! superblock says; this crate writes signed ones, like mke2fs on x86, since some readers know no
+//! other.
 
 /// Hash of a name; the second part orders names within a block and is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,12 +19,19 @@ const K3: u32 = 0x6ED9_EBA1;
 /// The hash that means "end of the directory" to readers of a directory; no name may have it.
 const END: u32 = 0xffff_fffe;
 
+/// How the bytes of names are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    Signed,
+    Unsigned,
+}
+
 /// `seed` is that of the superblock; all zeros stand for the constants of MD4.
-pub(crate) fn half_md4(seed: &[u32; 4], name: &[u8]) -> NameHash {
+pub(crate) fn half_md4(seed: &[u32; 4], name: &[u8], bytes: Bytes) -> NameHash {
     let mut state = if *seed == [0; 4] { INITIAL } else { *seed };
     let mut rest = name;
     while !rest.is_empty() {
-        transform(&mut state, &words(rest));
+        transform(&mut state, &words(rest, bytes));
         rest = &rest[rest.len().min(32)..];
     }
     let major = state[1] & !1;
@@ -31,14 +39,18 @@ pub(crate) fn half_md4(seed: &[u32; 4], name: &[u8]) -> NameHash {
 }
 
 /// Up to 32 bytes of a name as words; the padding repeats the length of what is left of it.
-fn words(name: &[u8]) -> [u32; 8] {
+fn words(name: &[u8], bytes: Bytes) -> [u32; 8] {
     let length = name.len() as u32;
     let pad = length | length << 8;
     let pad = pad | pad << 16;
     let mut words = [pad; 8];
     for (word, chunk) in words.iter_mut().zip(name.chunks(4)) {
         for byte in chunk {
-            *word = (i32::from(*byte as i8) as u32).wrapping_add(*word << 8);
+            let value = match bytes {
+                Bytes::Signed => i32::from(*byte as i8) as u32,
+                Bytes::Unsigned => u32::from(*byte),
+            };
+            *word = value.wrapping_add(*word << 8);
         }
     }
     words

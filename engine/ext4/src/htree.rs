@@ -10,7 +10,7 @@ use crate::bytes::{put_u16, put_u32};
 use crate::checksum::Seed;
 use crate::directory::{CAPACITY, DIRECTORY, ENTRY_HEADER, Entry, entry_size};
 use crate::geometry::BLOCK;
-use crate::hash::{NameHash, half_md4};
+use crate::hash::{Bytes, NameHash, half_md4};
 
 const HALF_MD4: u8 = 1;
 const INDEX_ENTRY: usize = 8;
@@ -36,7 +36,8 @@ pub(crate) struct IndexPlan<'a> {
 impl<'a> IndexPlan<'a> {
     /// `None` when two levels of index are not enough (about ten million names).
     pub(crate) fn new(entries: impl Iterator<Item = Entry<'a>>, seed: &[u32; 4]) -> Option<Self> {
-        let mut entries: Vec<_> = entries.map(|entry| (half_md4(seed, entry.name), entry)).collect();
+        let mut entries: Vec<_> =
+            entries.map(|entry| (half_md4(seed, entry.name, Bytes::Signed), entry)).collect();
         entries.sort_unstable_by(|(hash, entry), (other_hash, other)| {
             (hash, entry.name).cmp(&(other_hash, other.name))
         });

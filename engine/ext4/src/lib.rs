@@ -17,6 +17,7 @@ mod assemble;
 mod bytes;
 mod checksum;
 mod directory;
+mod edit;
 mod error;
 mod extent;
 mod formatter;
@@ -28,6 +29,7 @@ mod inode;
 mod journal;
 mod layout;
 mod numbering;
+mod read;
 mod resize;
 mod stream;
 mod superblock;
@@ -36,8 +38,10 @@ mod tree;
 mod writer;
 mod xattr;
 
+pub use edit::Editor;
 pub use error::{FormatError, InodeError};
 pub use formatter::{Formatter, Options, Summary};
+pub use read::{FileKind, ImageError, InodeNumber, Reader, Stat};
 pub use tree::{
     Directory, Extent, FileData, Inode, InodeId, InodeKind, Metadata, Timestamp, Tree, TreeError,
 };

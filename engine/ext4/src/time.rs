@@ -24,7 +24,6 @@ pub(crate) fn encode(time: Timestamp) -> (u32, u32) {
     (low as u32, nanoseconds << 2 | epoch)
 }
 
-#[cfg(test)]
 /// The point in time that the two words stand for.
 pub(crate) fn decode(low: u32, extra: u32) -> Timestamp {
     Timestamp {

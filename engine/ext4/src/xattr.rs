@@ -11,17 +11,13 @@ use crate::bytes::{put_u16, put_u32};
 use crate::checksum::Seed;
 use crate::geometry::BLOCK;
 
-const MAGIC: u32 = 0xEA02_0000;
+pub(crate) const MAGIC: u32 = 0xEA02_0000;
 /// Bytes of an entry before its name.
 const ENTRY_HEADER: usize = 16;
 /// Bytes of the header of an attribute block.
 const BLOCK_HEADER: usize = 32;
 /// Bytes behind the fields of a 256-byte inode with 32 bytes of extra fields.
 pub(crate) const INODE_ROOM: usize = 96;
-/// Of those, what is left beside the magic number and the zero word that ends the list.
-const INODE_CAPACITY: usize = INODE_ROOM - 8;
-/// The same for a block of its own.
-const BLOCK_CAPACITY: usize = BLOCK - BLOCK_HEADER - 4;
 
 /// Prefixes of attribute names and the numbers that stand for them on disk.
 const NAMESPACES: [(&[u8], u8); 4] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6), (b"system.", 7)];
@@ -88,6 +84,15 @@ pub(crate) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     pub(crate) fn place(xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Self, XattrError> {
+        Self::place_in(xattrs, INODE_ROOM, BLOCK)
+    }
+
+    /// The same for inodes with `inode_room` bytes behind their fields and blocks of `block_size`.
+    pub(crate) fn place_in(
+        xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
+        inode_room: usize,
+        block_size: usize,
+    ) -> Result<Self, XattrError> {
         let mut placed = Self::default();
         if xattrs.is_empty() {
             return Ok(placed);
@@ -105,20 +110,22 @@ impl<'a> Attributes<'a> {
         }
         // The order the kernel searches attribute blocks in.
         entries.sort_by(|a, b| (a.namespace, a.name.len(), a.name).cmp(&(b.namespace, b.name.len(), b.name)));
-        let mut inode_left = INODE_CAPACITY;
-        let mut block_size = 0;
+        // Beside the magic number and the zero word that ends the list.
+        let mut inode_left = inode_room.saturating_sub(8);
+        let block_capacity = block_size - BLOCK_HEADER - 4;
+        let mut needed = 0;
         for entry in entries {
             let size = entry.size();
             if size <= inode_left {
                 inode_left -= size;
                 placed.in_inode.push(entry);
             } else {
-                block_size += size;
+                needed += size;
                 placed.in_block.push(entry);
             }
         }
-        if block_size > BLOCK_CAPACITY {
-            return Err(XattrError::TooLarge { needed: block_size, limit: BLOCK_CAPACITY });
+        if needed > block_capacity {
+            return Err(XattrError::TooLarge { needed, limit: block_capacity });
         }
         Ok(placed)
     }
@@ -138,18 +145,27 @@ impl<'a> Attributes<'a> {
     }
 
     /// Writes the attribute block that will lie at `block`. `record` is zeroed.
-    pub(crate) fn encode_block(&self, seed: Seed, block: u64, record: &mut [u8]) {
+    pub(crate) fn encode_block(&self, seed: Option<Seed>, block: u64, record: &mut [u8]) {
         put_u32(record, 0, MAGIC);
         put_u32(record, 4, 1); // references
         put_u32(record, 8, 1); // blocks
         // Value offsets in a block count from its start.
         let hash = encode_entries(&self.in_block, record, BLOCK_HEADER);
         put_u32(record, 12, hash);
-        let mut checked = Vec::with_capacity(8 + record.len());
-        checked.extend_from_slice(&block.to_le_bytes());
-        checked.extend_from_slice(record);
-        put_u32(record, 16, seed.checksum(&checked));
+        if let Some(seed) = seed {
+            let checksum = block_checksum(seed, block, record);
+            put_u32(record, 16, checksum);
+        }
     }
+}
+
+/// The checksum that belongs into an attribute block.
+pub(crate) fn block_checksum(seed: Seed, block: u64, record: &[u8]) -> u32 {
+    let mut checked = Vec::with_capacity(8 + record.len());
+    checked.extend_from_slice(&block.to_le_bytes());
+    checked.extend_from_slice(record);
+    checked[8 + 16..8 + 20].fill(0);
+    seed.checksum(&checked)
 }
 
 /// Entries from `first` upwards, values from the end downwards. Returns the hash over all entries.
@@ -190,6 +206,15 @@ fn split_name(name: &[u8]) -> Result<(u8, &[u8]), XattrError> {
         }
     }
     Err(XattrError::UnknownNamespace { name: display(name) })
+}
+
+/// What stands before the names of a name space; `None` for numbers that stand for nothing.
+pub(crate) fn namespace_prefix(namespace: u8) -> Option<&'static [u8]> {
+    [ACL_ACCESS, ACL_DEFAULT]
+        .into_iter()
+        .chain(NAMESPACES)
+        .find(|(_, number)| *number == namespace)
+        .map(|(prefix, _)| prefix)
 }
 
 fn display(name: &[u8]) -> String {

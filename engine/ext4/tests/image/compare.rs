@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use ext4_view::Ext4;
-use vmdeck_ext4::{InodeId, InodeKind, Tree};
+use vmdeck_ext4::{FileKind, InodeId, InodeKind, Reader, Tree};
 
 /// Content of files by inode.
 pub(crate) type Contents = HashMap<InodeId, Vec<u8>>;
@@ -69,6 +69,51 @@ pub(crate) fn with_ext4_view(image: &Path, tree: &Tree, contents: &Contents) {
             InodeKind::Fifo => assert!(kind.is_fifo()),
             InodeKind::Socket => assert!(kind.is_socket()),
         }
+    }
+}
+
+/// By the reader of this crate.
+pub(crate) fn with_reader(image: &Path, tree: &Tree, contents: &Contents) {
+    let reader = Reader::open(fs::File::open(image).unwrap()).unwrap();
+    let mut numbers = HashMap::new();
+    let mut pending = vec![(reader.root(), tree.root())];
+    while let Some((number, id)) = pending.pop() {
+        let inode = tree.inode(id);
+        let seen = reader.stat(number).unwrap();
+        assert_eq!(*numbers.entry(id).or_insert(number), number);
+        assert_eq!(seen.mode, inode.metadata.mode);
+        assert_eq!((seen.uid, seen.gid), (inode.metadata.uid, inode.metadata.gid));
+        assert_eq!(seen.modified, inode.metadata.modified);
+        assert_eq!(reader.xattrs(number).unwrap(), inode.metadata.xattrs);
+        let kind = match &inode.kind {
+            InodeKind::Directory(entries) => {
+                let mut names: BTreeMap<_, _> = reader.entries(number).unwrap().into_iter().collect();
+                if id == tree.root() {
+                    names.remove(&b"lost+found"[..]);
+                }
+                assert!(names.keys().map(Vec::as_slice).eq(entries.keys().map(|name| &name[..])));
+                for (name, child) in entries {
+                    pending.push((names[&name[..]], *child));
+                }
+                FileKind::Directory
+            }
+            InodeKind::File(_) => {
+                assert_eq!(u32::from(seen.links), inode.links());
+                assert!(reader.read(number, u64::MAX).unwrap() == contents[&id]);
+                FileKind::File
+            }
+            InodeKind::Symlink(target) => {
+                assert_eq!(reader.read_link(number).unwrap(), &target[..]);
+                FileKind::Symlink
+            }
+            InodeKind::CharacterDevice { major, minor } => {
+                FileKind::CharacterDevice { major: *major, minor: *minor }
+            }
+            InodeKind::BlockDevice { major, minor } => FileKind::BlockDevice { major: *major, minor: *minor },
+            InodeKind::Fifo => FileKind::Fifo,
+            InodeKind::Socket => FileKind::Socket,
+        };
+        assert_eq!(seen.kind, kind);
     }
 }
 

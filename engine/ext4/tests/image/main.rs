@@ -5,9 +5,12 @@
 
 mod compare;
 mod content;
+mod editing;
+mod foreign;
 mod mount;
 mod mounted;
 mod oracle;
 mod random;
+mod reading;
 mod shapes;
 mod streaming;

@@ -188,6 +188,7 @@ fn check(nodes: &[Node], wide_times: bool, journal: bool) {
     });
     let tree = kept.unwrap();
     assert_clean(&image.path);
+    compare::with_reader(&image.path, &tree, &contents);
     if !wide_times {
         compare::with_ext4_view(&image.path, &tree, &contents);
     }
