@@ -141,7 +141,7 @@ impl Header {
         };
         let release = match half(0x20e)? {
             0 => None,
-            offset => file.get(usize::from(offset) + 0x200..).and_then(|text| leading_release(text)),
+            offset => file.get(usize::from(offset) + 0x200..).and_then(leading_release),
         };
         Some(Self {
             protocol: half(0x206)?,
@@ -212,18 +212,18 @@ pub(super) fn is_release(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::elf;
     use super::*;
 
-    fn vmlinux(pvh: bool) -> Vec<u8> {
+    pub(in crate::kernel) fn vmlinux(pvh: bool) -> Vec<u8> {
         let text = b"Linux version %s\0Linux version 6.12.1+deb12-cloud (x)\0".to_vec();
         elf::tests::build(&[(".rodata", 1, 0, text)], pvh)
     }
 
-    fn bzimage(payload: &[u8], version: &str) -> Vec<u8> {
+    pub(in crate::kernel) fn bzimage(payload: &[u8], version: &str) -> Vec<u8> {
         let mut file = vec![0u8; 0x400];
         file[0x1f1] = 1;
         file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
@@ -239,7 +239,7 @@ mod tests {
         file
     }
 
-    fn zstd(bytes: &[u8]) -> Vec<u8> {
+    pub(in crate::kernel) fn zstd(bytes: &[u8]) -> Vec<u8> {
         zstd::bulk::compress(bytes, 1).unwrap()
     }
 

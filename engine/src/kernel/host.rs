@@ -136,7 +136,7 @@ mod tests {
         fs::create_dir_all(root.path().join("boot")).unwrap();
         let image = root.path().join("boot/vmlinuz-6.8.0-31-generic");
         fs::write(&image, "").unwrap();
-        fs::set_permissions(&image, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o000)).unwrap();
         let error = newest(root.path()).unwrap_err();
         assert!(error.hint().unwrap().contains("chmod +r"), "{error:?}");
     }

@@ -22,6 +22,8 @@ mod publish;
 pub mod record;
 mod renew;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;

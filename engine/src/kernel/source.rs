@@ -3,7 +3,7 @@
 //! A source is read once, front to back, and hands its parts to a [`Sink`] as it meets them; nothing
 //! is unpacked to disk. Everything read is bounded in number and size.
 
-mod ar;
+pub(super) mod ar;
 mod deb;
 mod tree;
 

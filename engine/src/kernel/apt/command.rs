@@ -63,7 +63,8 @@ pub(super) enum CommandError {
 pub(super) struct Apt {
     settings: PathBuf,
     options: Vec<String>,
-    own_lists: bool,
+    /// Folder of our own lists; empty when the host's are used.
+    lists: PathBuf,
 }
 
 impl Apt {
@@ -71,7 +72,7 @@ impl Apt {
     pub(super) fn host(folder: &Path) -> Result<Self> {
         let settings = folder.join("apt-host.conf");
         write(&settings, SETTINGS)?;
-        Ok(Self { settings, options: user_options(), own_lists: false })
+        Ok(Self { settings, options: user_options(), lists: PathBuf::new() })
     }
 
     /// With lists below `folder`, empty at first. Sources, keys and proxies stay the host's.
@@ -95,17 +96,29 @@ impl Apt {
             options.push("-o".to_owned());
             options.push(format!("{name}={}", path.display()));
         }
-        Ok(Self { settings, options, own_lists: true })
+        Ok(Self { settings, options, lists: state.join("lists") })
     }
 
     pub(super) fn has_own_lists(&self) -> bool {
-        self.own_lists
+        !self.lists.as_os_str().is_empty()
     }
 
-    /// Fetches the package lists. Sources that do not answer are passed over when others do.
+    /// Fetches the package lists. A source that does not answer is only warned of; a failure when
+    /// none did.
     pub(super) async fn update(&self, cancel: &CancellationToken) -> Result<(), CommandError> {
         let output = self.run("apt-get", &["-q", "update"], None, None, cancel).await?;
-        output.check("apt-get update")
+        let warnings = output.lines_of("W: Failed to fetch ");
+        output.check("apt-get update")?;
+        if self.has_no_lists() {
+            let message = warnings.first().cloned().unwrap_or_else(|| "no source has packages".to_owned());
+            return Err(CommandError::Failed { program: "apt-get update", message });
+        }
+        Ok(())
+    }
+
+    fn has_no_lists(&self) -> bool {
+        let lists = std::fs::read_dir(&self.lists).into_iter().flatten().flatten();
+        !lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
     }
 
     /// What the archive says of the version of a package that apt would install; empty for one it
@@ -218,14 +231,21 @@ impl Output {
         if self.status.success() {
             return Ok(());
         }
-        // apt's errors begin with `E:`; the last ones are the least specific.
-        let errors: Vec<&str> = self.stderr.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
-        let message = if errors.is_empty() {
-            self.stderr.lines().last().unwrap_or("it says nothing more").to_owned()
-        } else {
-            errors.iter().take(3).copied().collect::<Vec<_>>().join("; ")
-        };
-        Err(CommandError::Failed { program, message: message.escape_debug().to_string() })
+        // The first errors are the most specific.
+        let mut errors = self.lines_of("E: ");
+        errors.truncate(3);
+        if errors.is_empty() {
+            errors.push(
+                self.stderr.lines().last().unwrap_or("it says nothing more").escape_debug().to_string(),
+            );
+        }
+        Err(CommandError::Failed { program, message: errors.join("; ") })
+    }
+
+    /// What follows a mark at the beginning of lines of standard error, safe to be shown.
+    fn lines_of(&self, mark: &str) -> Vec<String> {
+        let lines = self.stderr.lines().filter_map(|line| line.strip_prefix(mark));
+        lines.map(|line| line.trim_end().escape_debug().to_string()).collect()
     }
 }
 

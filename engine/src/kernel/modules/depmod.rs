@@ -1,10 +1,9 @@
 //! The files that depmod(8) writes: text for people and busybox, `.bin` for libkmod.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::index::Index;
-use super::module::{is_plain, normalize};
+use super::module::normalize;
 use super::set::ModuleSet;
 
 /// The most text `modules.dep` may come to, in bytes. A kernel with 6,000 modules has about 1 MB.
@@ -52,7 +51,7 @@ pub(in crate::kernel) fn files(
         ("modules.symbols", symbols),
         ("modules.symbols.bin", symbol_index),
         ("modules.builtin.bin", builtin(set)?),
-        ("modules.builtin.alias.bin", builtin_aliases(set, builtin_modinfo)?),
+        ("modules.builtin.alias.bin", builtin_aliases(builtin_modinfo)?),
         ("modules.softdep", soft_dependencies(set)),
         ("modules.devname", device_names(set)),
     ])
@@ -119,23 +118,19 @@ fn builtin(set: &ModuleSet) -> Result<Vec<u8>, DepmodError> {
     finish(&index)
 }
 
-/// `modinfo` holds `module.key=value`, each ended by a zero byte.
-fn builtin_aliases(set: &ModuleSet, modinfo: &[u8]) -> Result<Vec<u8>, DepmodError> {
-    let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// `modinfo` holds `module.key=value`, each ended by a zero byte. It names more than what could be a
+/// module: `debugfs` has an alias and is in no list.
+fn builtin_aliases(modinfo: &[u8]) -> Result<Vec<u8>, DepmodError> {
+    let mut index = Index::default();
     for entry in modinfo.split(|&byte| byte == 0) {
         let parsed = std::str::from_utf8(entry)
             .ok()
-            .filter(|entry| is_plain(entry))
             .and_then(|entry| entry.split_once('='))
             .and_then(|(name, value)| Some((name.strip_suffix(".alias")?, value)));
-        if let Some((module, alias)) = parsed {
-            aliases.entry(normalize(module)).or_default().extend(normalize_alias(alias));
-        }
-    }
-    let mut index = Index::default();
-    for name in set.builtin() {
-        for alias in aliases.get(name).into_iter().flatten() {
-            index.insert(alias, name, 0);
+        if let Some((module, alias)) = parsed
+            && let Some(alias) = normalize_alias(alias)
+        {
+            index.insert(&alias, &normalize(module), 0);
         }
     }
     finish(&index)

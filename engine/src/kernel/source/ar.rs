@@ -82,14 +82,14 @@ impl<R: Read + Seek> Members<R> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::kernel) mod tests {
     use std::io::Cursor;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(in crate::kernel::source) fn build(members: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(in crate::kernel) fn build(members: &[(&str, &[u8])]) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         for (name, content) in members {
             let length = content.len();
