@@ -58,6 +58,12 @@ impl<'a> Painter<'a> {
         let area = area.intersection(self.clip);
         for y in area.top()..area.bottom() {
             for x in area.left()..area.right() {
+                if x == area.left() {
+                    self.part(x, y);
+                }
+                if x + 1 == area.right() {
+                    self.part(x + 1, y);
+                }
                 if let Some(cell) = self.buffer.cell_mut((x, y)) {
                     cell.reset();
                     cell.set_style(style);
@@ -157,10 +163,24 @@ impl<'a> Painter<'a> {
         }
     }
 
+    /// Where the second half of a wide character begins at `x`, the character goes: half of it is
+    /// painted over.
+    fn part(&mut self, x: u16, y: u16) {
+        if self.cell(x, y).is_some_and(|cell| cell.symbol().is_empty()) {
+            for half in [x.saturating_sub(1), x] {
+                if let Some(cell) = self.cell(half, y) {
+                    cell.set_symbol(" ");
+                }
+            }
+        }
+    }
+
     fn put(&mut self, x: u16, y: u16, character: char, width: u16, style: Style) {
         if width == 2 && x + 1 >= self.clip.right() {
             return;
         }
+        self.part(x, y);
+        self.part(x.saturating_add(width), y);
         if let Some(cell) = self.cell(x, y) {
             cell.set_char(character).set_style(style);
         }
