@@ -46,7 +46,7 @@ impl Listed for Vm {
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
-        [self.image.as_str(), self.state.as_str(), self.kernel.as_str()].into_iter()
+        [self.image.as_str(), self.state.as_str()].into_iter()
     }
 
     fn term(&self, key: &str) -> Option<Cow<'_, str>> {

@@ -90,11 +90,15 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             let any = model.list().is_some_and(|list| !list.rows.is_empty());
             Availability::when(any, "there is nothing here")
         }
+        Action::Filter | Action::Sort | Action::SortReverse => {
+            Availability::when(model.list().is_some_and(|list| list.total > 0), "there is nothing here")
+        }
         Action::NextTab | Action::PreviousTab if model.view != View::Vms => {
             Unavailable("no tabs here".into())
         }
         Action::NextPane | Action::PreviousPane => {
-            Availability::when(model.view != View::Log, "there is only one pane here")
+            let any = model.list().is_some_and(|list| !list.rows.is_empty());
+            Availability::when(any, "there is only one pane here")
         }
         _ => Available,
     }

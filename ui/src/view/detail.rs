@@ -5,7 +5,7 @@ use vmdeck_engine::doctor::CheckStatus;
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::progress::{ProgressState, ProgressUnit};
-use vmdeck_engine::operation::record::OperationState;
+use vmdeck_engine::operation::record::{OperationKind, OperationState};
 use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::{Protocol, Vm};
 
@@ -404,9 +404,20 @@ fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
                 line.right(22, format_args!("{} / {}", Bytes(done), Bytes(total)), theme.text);
             }
         });
+        let retried = parts.iter().any(|part| part.retries() > 0);
         for (index, part) in parts.iter().enumerate() {
-            part_line(pen, view, index, part);
+            part_line(pen, view, index, part, retried);
         }
+    }
+    let started = model.snapshot.vms.iter().find(|vm| vm.name == record.target);
+    if let Some(boot) =
+        started.filter(|_| record.kind == OperationKind::VmStart).and_then(|vm| vm.boot.as_ref())
+        && boot.started_at >= record.started_at
+        && record.ended_at.is_none_or(|ended| boot.started_at <= ended)
+    {
+        pen.blank();
+        pen.heading("Boot");
+        phases::waterfall(pen, boot);
     }
     if !record.phases.is_empty() {
         pen.blank();
@@ -449,6 +460,7 @@ fn part_line(
     view: &OperationView,
     index: usize,
     part: &vmdeck_engine::operation::progress::ProgressPart,
+    retried: bool,
 ) {
     let model = pen.model;
     let theme = &model.theme;
@@ -471,8 +483,11 @@ fn part_line(
             }
             ProgressUnit::Items => line.right(numbers, format_args!("{done} / {total}"), theme.text),
         }
-        if part.retries() > 0 {
-            line.right(12, format_args!("{} retries", part.retries()), theme.warning);
+        let plural = if part.retries() == 1 { "y" } else { "ies" };
+        match part.retries() {
+            0 if retried => line.right(12, format_args!(""), theme.dim),
+            0 => {}
+            retries => line.right(12, format_args!("{retries} retr{plural}"), theme.warning),
         }
         let rate =
             model.rates.of_part(&view.record.id, index).filter(|_| part.state() == ProgressState::Active);

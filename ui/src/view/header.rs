@@ -149,7 +149,7 @@ fn host(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     x += painter.text(x, area.y, room(x), "  mem ", theme.dim);
     let all = model.host.memory_bytes >> 20;
     x += painter.format(x, area.y, room(x), format_args!("{}", Mebibytes(memory)), over(memory > all));
-    x += painter.format(x, area.y, room(x), format_args!("/{}", Bytes(model.host.memory_bytes)), theme.dim);
+    x += painter.format(x, area.y, room(x), format_args!("/{}", Mebibytes(all)), theme.dim);
     let used: u64 = model.snapshot.images.iter().map(|image| image.used_bytes).sum();
     x += painter.text(x, area.y, room(x), "  images ", theme.dim);
     x += painter.format(x, area.y, room(x), format_args!("{}", Bytes(used)), theme.text);

@@ -16,6 +16,7 @@ use crate::model::list::{ListState, Listed};
 use crate::model::rates::time_left;
 use crate::model::{Model, Pane, View};
 use crate::paint::Painter;
+use crate::text;
 
 const VMS: &[Column<Vm>] = &[
     Column {
@@ -25,6 +26,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 0,
         right: false,
         sort: Some(0),
+        measure: Some(|vm| text::width(&vm.name) + 2),
         paint: |cell, vm| {
             let (glyph, style) = state_look(cell.model, vm.state);
             cell.glyph(glyph, style);
@@ -39,12 +41,22 @@ const VMS: &[Column<Vm>] = &[
         rank: 1,
         right: false,
         sort: Some(1),
+        measure: None,
         paint: |cell, vm| {
             let (_, style) = state_look(cell.model, vm.state);
             cell.text(vm.state.as_str(), style);
         },
     },
-    Column { title: "BOOT", min: 16, max: 24, rank: 2, right: false, sort: None, paint: phases::miniature },
+    Column {
+        title: "BOOT",
+        min: 16,
+        max: 24,
+        rank: 2,
+        right: false,
+        sort: None,
+        measure: Some(|_| 18),
+        paint: phases::miniature,
+    },
     Column {
         title: "ADDRESS",
         min: 11,
@@ -52,6 +64,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 5,
         right: false,
         sort: Some(2),
+        measure: None,
         paint: |cell, vm| {
             let style = if vm.state.has_process() { cell.model.theme.text } else { cell.model.theme.dim };
             if let Some(address) = vm.address {
@@ -66,6 +79,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 6,
         right: true,
         sort: Some(3),
+        measure: None,
         paint: |cell, vm| {
             let style = cell.model.theme.text;
             cell.format(format_args!("{}", vm.settings.cpus), style);
@@ -78,6 +92,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 6,
         right: true,
         sort: Some(4),
+        measure: None,
         paint: |cell, vm| {
             let style = cell.model.theme.text;
             cell.format(format_args!("{}", Mebibytes(vm.settings.memory_mib)), style);
@@ -90,6 +105,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 4,
         right: true,
         sort: Some(5),
+        measure: None,
         paint: |cell, vm| {
             if let (true, Some(run)) = (vm.state.has_process(), &vm.run) {
                 let style = cell.model.theme.text;
@@ -105,6 +121,7 @@ const VMS: &[Column<Vm>] = &[
         rank: 3,
         right: false,
         sort: Some(6),
+        measure: Some(|vm| text::width(&vm.image)),
         paint: |cell, vm| {
             let style = cell.model.theme.dim;
             cell.text(&vm.image, style);
@@ -120,6 +137,7 @@ const IMAGES: &[Column<Image>] = &[
         rank: 0,
         right: false,
         sort: Some(0),
+        measure: Some(|image| text::width(&image.name)),
         paint: |cell, image| cell.name(&image.name),
     },
     Column {
@@ -129,6 +147,7 @@ const IMAGES: &[Column<Image>] = &[
         rank: 1,
         right: true,
         sort: Some(1),
+        measure: None,
         paint: |cell, image| {
             let style = cell.model.theme.text;
             cell.format(format_args!("{}", Bytes(image.used_bytes)), style);
@@ -141,6 +160,7 @@ const IMAGES: &[Column<Image>] = &[
         rank: 3,
         right: true,
         sort: None,
+        measure: None,
         paint: |cell, image| {
             let used = cell.model.snapshot.vms.iter().filter(|vm| vm.image_id == image.id).count();
             let style = if used > 0 { cell.model.theme.text } else { cell.model.theme.dim };
@@ -154,6 +174,7 @@ const IMAGES: &[Column<Image>] = &[
         rank: 2,
         right: true,
         sort: Some(2),
+        measure: None,
         paint: |cell, image| {
             let style = cell.model.theme.dim;
             cell.format(format_args!("{}", Span(cell.model.now - image.created_at)), style);
@@ -162,10 +183,11 @@ const IMAGES: &[Column<Image>] = &[
     Column {
         title: "REFERENCE",
         min: 16,
-        max: 60,
+        max: 70,
         rank: 4,
         right: false,
         sort: Some(3),
+        measure: Some(|image| image.reference.as_deref().map_or(28, text::width)),
         paint: |cell, image| {
             let style = cell.model.theme.dim;
             let unmanaged = if image.managed { "" } else { "registered: files of your own" };
@@ -182,6 +204,7 @@ const KERNELS: &[Column<Kernel>] = &[
         rank: 0,
         right: false,
         sort: Some(1),
+        measure: Some(|kernel| text::width(&kernel.name) + 2),
         paint: |cell, kernel| {
             if !kernel.warnings.is_empty() {
                 let style = cell.model.theme.warning;
@@ -198,6 +221,7 @@ const KERNELS: &[Column<Kernel>] = &[
         rank: 3,
         right: false,
         sort: Some(2),
+        measure: Some(|kernel| text::width(&kernel.release)),
         paint: |cell, kernel| {
             let style = cell.model.theme.text;
             cell.text(&kernel.release, style);
@@ -210,6 +234,7 @@ const KERNELS: &[Column<Kernel>] = &[
         rank: 2,
         right: true,
         sort: None,
+        measure: None,
         paint: |cell, kernel| {
             let used = cell.model.snapshot.vms.iter().filter(|vm| vm.kernel == kernel.name).count();
             let style = if used > 0 { cell.model.theme.text } else { cell.model.theme.dim };
@@ -223,6 +248,7 @@ const KERNELS: &[Column<Kernel>] = &[
         rank: 1,
         right: true,
         sort: Some(0),
+        measure: None,
         paint: |cell, kernel| {
             let style = cell.model.theme.dim;
             cell.format(format_args!("{}", Span(cell.model.now - kernel.created_at)), style);
@@ -235,6 +261,7 @@ const KERNELS: &[Column<Kernel>] = &[
         rank: 4,
         right: false,
         sort: None,
+        measure: Some(|kernel| text::width(&kernel.source)),
         paint: |cell, kernel| {
             let style = cell.model.theme.dim;
             cell.text(&kernel.source, style);
@@ -250,6 +277,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 0,
         right: false,
         sort: Some(2),
+        measure: None,
         paint: |cell, view| {
             let (glyph, style) = progress::look(cell.model, view.record.state);
             cell.glyph(glyph, style);
@@ -264,6 +292,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 1,
         right: false,
         sort: Some(3),
+        measure: Some(|view| text::width(&view.record.target)),
         paint: |cell, view| {
             let style = cell.model.theme.text;
             cell.text(&view.record.target, style);
@@ -272,10 +301,11 @@ const OPERATIONS: &[Column<OperationView>] = &[
     Column {
         title: "PROGRESS",
         min: 18,
-        max: 34,
+        max: 28,
         rank: 2,
         right: false,
         sort: None,
+        measure: None,
         paint: operation_progress,
     },
     Column {
@@ -285,6 +315,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 4,
         right: true,
         sort: None,
+        measure: None,
         paint: |cell, view| {
             if let Some(rate) = cell.model.rates.of_operation(view) {
                 let style = cell.model.theme.text;
@@ -300,6 +331,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 5,
         right: true,
         sort: None,
+        measure: None,
         paint: |cell, view| {
             let (done, total) = view.progress.bytes();
             let rate = cell.model.rates.of_operation(view);
@@ -316,6 +348,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 3,
         right: true,
         sort: None,
+        measure: None,
         paint: |cell, view| {
             let record = &view.record;
             let running = record.state == OperationState::Running;
@@ -335,6 +368,7 @@ const OPERATIONS: &[Column<OperationView>] = &[
         rank: 6,
         right: true,
         sort: Some(1),
+        measure: None,
         paint: |cell, view| {
             let style = cell.model.theme.dim;
             cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
@@ -463,8 +497,8 @@ fn empty(model: &Model, painter: &mut Painter<'_>, list: &ListState, area: Rect)
 
 /// The way of sorting whose column's title is at a place of the screen.
 pub fn sort_at(model: &Model, x: u16, y: u16) -> Option<usize> {
-    fn find<T: Listed>(columns: &[Column<T>], titles: Rect, x: u16) -> Option<usize> {
-        let places = arrange(columns, titles.width);
+    fn find<T: Listed>(model: &Model, columns: &[Column<T>], titles: Rect, x: u16) -> Option<usize> {
+        let places = arrange(model, model.list()?, columns, titles.width);
         let found = columns
             .iter()
             .zip(places)
@@ -476,10 +510,10 @@ pub fn sort_at(model: &Model, x: u16, y: u16) -> Option<usize> {
         return None;
     }
     match model.view {
-        View::Vms => find(VMS, titles, x),
-        View::Images => find(IMAGES, titles, x),
-        View::Kernels => find(KERNELS, titles, x),
-        View::Operations => find(OPERATIONS, titles, x),
+        View::Vms => find(model, VMS, titles, x),
+        View::Images => find(model, IMAGES, titles, x),
+        View::Kernels => find(model, KERNELS, titles, x),
+        View::Operations => find(model, OPERATIONS, titles, x),
         View::Log => None,
     }
 }

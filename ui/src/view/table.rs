@@ -13,6 +13,9 @@ use crate::paint::Painter;
 /// Most columns a table may have.
 const COLUMNS: usize = 12;
 
+/// Rank from which on a column only gets room that no other can use.
+const EXTRA: u8 = 5;
+
 /// Columns left free at the left for the cursor and the mark.
 const GUTTER: u16 = 2;
 
@@ -27,11 +30,28 @@ pub(super) struct Column<T> {
     pub(super) right: bool,
     /// Index into [`Listed::SORTS`].
     pub(super) sort: Option<usize>,
+    /// Columns a row's content takes, for those that grow with it up to `max`; the others take all
+    /// that is to be had up to `max`.
+    pub(super) measure: Option<fn(&T) -> u16>,
     pub(super) paint: fn(&mut Cell<'_, '_>, &T),
 }
 
 /// Where the columns that fit are: offset and width, width 0 for those left out.
-pub(super) fn arrange<T>(columns: &[Column<T>], width: u16) -> [(u16, u16); COLUMNS] {
+pub(super) fn arrange<T: Listed>(
+    model: &Model,
+    list: &ListState,
+    columns: &[Column<T>],
+    width: u16,
+) -> [(u16, u16); COLUMNS] {
+    let all = T::rows(&model.snapshot);
+    let rows = || list.rows.iter().filter_map(|&index| all.get(index as usize));
+    place(columns, width, |column| match column.measure {
+        Some(measure) => rows().map(measure).max().unwrap_or(0).clamp(column.min, column.max),
+        None => column.max,
+    })
+}
+
+fn place<T>(columns: &[Column<T>], width: u16, wanted: impl Fn(&Column<T>) -> u16) -> [(u16, u16); COLUMNS] {
     let columns = &columns[..columns.len().min(COLUMNS)];
     let room = width.saturating_sub(GUTTER + 1);
     let mut widths = [0u16; COLUMNS];
@@ -39,26 +59,35 @@ pub(super) fn arrange<T>(columns: &[Column<T>], width: u16) -> [(u16, u16); COLU
         let shown = widths.iter().filter(|width| **width > 0);
         shown.fold(0u16, |sum, width| sum.saturating_add(width + 2)).saturating_sub(2)
     };
+    let mut most = [0u16; COLUMNS];
+    for (most, column) in most.iter_mut().zip(columns) {
+        *most = wanted(column);
+    }
     let highest = columns.iter().map(|column| column.rank).max().unwrap_or(0);
     'ranks: for rank in 0..=highest {
         for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.rank == rank) {
             let mut with = widths;
+            // What is only nice to have comes after all that the others could use.
+            if rank >= EXTRA {
+                with.iter_mut()
+                    .zip(most)
+                    .filter(|(width, _)| **width > 0)
+                    .for_each(|(width, most)| *width = most);
+            }
             with[index] = column.min;
             if needed(&with) > room && rank > 0 {
                 break 'ranks;
             }
-            widths = with;
+            widths[index] = column.min;
         }
     }
     // What is left over goes to the columns that can use it, a part to each by turns.
     let mut left = room.saturating_sub(needed(&widths));
     while left > 0 {
         let mut given = false;
-        for (index, column) in columns.iter().enumerate() {
-            if widths[index] > 0 && widths[index] < column.max && left > 0 {
-                widths[index] += 1;
-                left -= 1;
-                given = true;
+        for (width, most) in widths.iter_mut().zip(most) {
+            if *width > 0 && *width < most && left > 0 {
+                (*width, left, given) = (*width + 1, left - 1, true);
             }
         }
         if !given {
@@ -87,7 +116,7 @@ pub(super) fn paint<T: Listed>(
     focused: bool,
 ) {
     let (theme, glyphs) = (&model.theme, &model.glyphs);
-    let places = arrange(columns, titles.width);
+    let places = arrange(model, list, columns, titles.width);
     for (column, (x, width)) in columns.iter().zip(places).filter(|(_, (_, width))| *width > 0) {
         let sorted = column.sort == Some(list.sort);
         let style = if sorted { theme.accent } else { theme.column_title };
@@ -221,13 +250,13 @@ mod tests {
     use super::*;
 
     fn column(min: u16, max: u16, rank: u8) -> Column<u8> {
-        Column { title: "", min, max, rank, right: false, sort: None, paint: |_, _| {} }
+        Column { title: "", min, max, rank, right: false, sort: None, measure: None, paint: |_, _| {} }
     }
 
     #[test]
     fn what_matters_least_is_left_out_first() {
         let columns = [column(10, 30, 0), column(8, 8, 1), column(6, 6, 3), column(5, 20, 2)];
-        let widths = |width| arrange(&columns, width).map(|(_, width)| width);
+        let widths = |width| place(&columns, width, |column| column.max).map(|(_, width)| width);
         assert_eq!(widths(100)[..4], [30, 8, 6, 20]);
         assert_eq!(widths(33)[..4], [12, 8, 0, 6]);
         assert_eq!(widths(24)[..4], [11, 8, 0, 0]);

@@ -49,7 +49,12 @@ fn machines(pen: &mut Pen<'_, '_>) {
     pen.blank();
     if pen.model.snapshot.images.is_empty() {
         step(pen, Action::NewVm, "new machine: type an image such as debian:12, then enter");
-        pen.text("      Its image and a kernel are pulled first; it boots when both are there.", theme.dim);
+        pen.hanging(
+            "      ",
+            theme.dim,
+            "Its image and a kernel are pulled first; it boots when both are there.",
+            theme.dim,
+        );
         pen.blank();
         step(pen, Action::ViewImages, "images, to pull one without a machine");
     } else {

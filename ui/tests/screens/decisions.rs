@@ -1,0 +1,359 @@
+//! What keys do: tables of keys and the effects they have to have.
+
+use std::sync::Arc;
+
+use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use vmdeck_engine::snapshot::Snapshot;
+use vmdeck_engine::vm::record::NetworkMode;
+use vmdeck_ui::message::{Command, Effect, Msg};
+use vmdeck_ui::model::overlay::Overlay;
+use vmdeck_ui::model::{Model, Pane, View};
+use vmdeck_ui::options::ThemeChoice;
+use vmdeck_ui::update::update;
+
+use crate::sample::{self, NOW, busy, empty, enter, press};
+use crate::snapshots::{render, text};
+
+fn commands(effects: Vec<Effect>) -> Vec<String> {
+    let commands = effects.into_iter().filter_map(|effect| match effect {
+        Effect::Run(command) => Some(command.describe()),
+        Effect::Shell(name) => Some(format!("shell {name}")),
+        Effect::Copy(text) => Some(format!("copy {text}")),
+        Effect::Quit => Some("quit".into()),
+        _ => None,
+    });
+    commands.collect()
+}
+
+/// Presses keys on a busy deck at 80×24 and compares what the engine is asked for.
+fn check(keys: &str, expected: &[&str]) {
+    let mut model = sample::model(busy(), 80, 24);
+    assert_eq!(commands(press(&mut model, keys)), expected, "{keys}");
+}
+
+fn selected(model: &Model) -> String {
+    let vm = model.vms.current::<vmdeck_engine::vm::record::Vm>(&model.snapshot);
+    vm.map(|vm| vm.name.clone()).unwrap_or_default()
+}
+
+#[test]
+fn machines_are_started_and_stopped() {
+    check("j r", &["start build-arm"]);
+    check("x", &["stop api"]);
+    // A machine that runs is not started, one that is stopped is not stopped.
+    check("r", &[]);
+    check("j x", &[]);
+    check("!", &["shell api"]);
+    check("j !", &[]);
+    // Of several marked ones those that it fits.
+    check("* x", &["stop api", "stop ci-runner-7", "stop db", "stop scratch", "stop web"]);
+}
+
+#[test]
+fn what_destroys_asks_first_and_cancel_is_the_default() {
+    for keys in ["D", "X", "R"] {
+        check(keys, &[]);
+        check(&format!("{keys} enter"), &[]);
+        check(&format!("{keys} esc"), &[]);
+    }
+    check("D tab enter", &["delete api"]);
+    check("D y", &["delete api"]);
+    check("X y", &["force off api"]);
+    check("R right enter", &["restart api"]);
+    check("space space D y", &["delete api", "delete build-arm"]);
+}
+
+#[test]
+fn what_is_in_use_is_not_deleted() {
+    let mut model = sample::model(busy(), 80, 24);
+    assert_eq!(commands(press(&mut model, "2 D y")), Vec::<String>::new());
+    let message = model.messages.kept.back().unwrap();
+    assert!(message.text.contains("alpine is used by fresh, scratch"), "{message:?}");
+}
+
+#[test]
+fn an_unused_image_is_deleted_after_a_question() {
+    let mut deck = busy();
+    deck.vms = Arc::default();
+    let mut model = sample::model(deck, 80, 24);
+    assert_eq!(commands(press(&mut model, "2 D")), Vec::<String>::new());
+    assert_eq!(commands(press(&mut model, "tab enter")), ["delete image alpine"]);
+}
+
+#[test]
+fn an_operation_is_cancelled_by_ctrl_c_and_never_by_esc() {
+    check("4 ctrl-c", &["cancel operation 000000000027"]);
+    check("4 esc esc esc", &[]);
+    // One that has ended cannot be.
+    check("4 G ctrl-c", &[]);
+}
+
+#[test]
+fn moving_takes_counts_and_ends() {
+    for (keys, name) in [
+        ("j", "build-arm"),
+        ("j j k", "build-arm"),
+        ("G", "web"),
+        ("G g g", "api"),
+        ("7 j", "web"),
+        ("6 j", "scratch"),
+        ("0 3 j", "db"),
+        ("0 0 5 G", "fresh"),
+        ("end home down", "build-arm"),
+        ("9 9 j", "web"),
+        ("G ctrl-u", "api"),
+    ] {
+        let mut model = sample::model(busy(), 80, 24);
+        press(&mut model, keys);
+        assert_eq!(selected(&model), name, "{keys}");
+    }
+}
+
+#[test]
+fn the_cursor_stays_on_its_machine_when_others_come_and_go() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "j j j");
+    assert_eq!(selected(&model), "db");
+    let mut deck = busy();
+    let mut vms = (*deck.vms).clone();
+    vms.remove(0);
+    deck.vms = Arc::new(vms);
+    update(&mut model, NOW, Msg::Snapshot(Arc::new(deck)));
+    assert_eq!((selected(&model), model.vms.cursor), ("db".into(), 2));
+    update(&mut model, NOW, Msg::Snapshot(Arc::new(empty())));
+    assert_eq!(selected(&model), "");
+}
+
+#[test]
+fn escape_goes_back_one_layer_at_a_time() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "/");
+    enter(&mut model, "e");
+    press(&mut model, "enter space enter ?");
+    let state = |model: &Model| {
+        (
+            model.overlays.len(),
+            model.vms.marks.len(),
+            model.pane == Pane::Detail,
+            !model.vms.filter.is_empty(),
+        )
+    };
+    assert_eq!(state(&model), (1, 1, true, true));
+    press(&mut model, "esc");
+    assert_eq!(state(&model), (0, 1, true, true));
+    press(&mut model, "esc");
+    assert_eq!(state(&model), (0, 0, true, true));
+    press(&mut model, "esc");
+    assert_eq!(state(&model), (0, 0, false, true));
+    press(&mut model, "esc");
+    assert_eq!(state(&model), (0, 0, false, false));
+    // And never out of the console.
+    assert_eq!(commands(press(&mut model, "esc esc")), Vec::<String>::new());
+}
+
+#[test]
+fn filters_are_words_without_words_and_columns() {
+    for (filter, names) in [
+        ("deb", vec!["ci-runner-7", "web"]),
+        ("cr7", vec!["ci-runner-7"]),
+        ("!deb state:running", vec!["api", "db", "scratch"]),
+        ("image:devbox", vec!["api", "build-arm"]),
+        ("address:10.86.4", vec!["db"]),
+        ("nothing-like-it", vec![]),
+    ] {
+        let mut model = sample::model(busy(), 80, 24);
+        press(&mut model, "/");
+        enter(&mut model, filter);
+        let found: Vec<_> = (0..model.vms.rows.len())
+            .filter_map(|at| model.vms.row::<vmdeck_engine::vm::record::Vm>(&model.snapshot, at))
+            .map(|vm| vm.name.clone())
+            .collect();
+        assert_eq!(found, names, "{filter}");
+    }
+}
+
+#[test]
+fn a_paste_is_never_keys() {
+    let mut model = sample::model(busy(), 80, 24);
+    let paste = |model: &mut Model, text: &str| update(model, NOW, Msg::Paste(text.into()));
+    assert_eq!(commands(paste(&mut model, "Dyq")), Vec::<String>::new());
+    assert!(model.overlays.is_empty());
+    press(&mut model, "2 p");
+    paste(&mut model, "debian:12\nq");
+    let effects = press(&mut model, "enter");
+    assert_eq!(commands(effects), ["pull debian:12 q"]);
+    // A confirmation is no place to paste an answer.
+    press(&mut model, "1 D");
+    assert_eq!(commands(paste(&mut model, "y")), Vec::<String>::new());
+    assert!(matches!(model.overlays.last(), Some(Overlay::Confirm(_))));
+}
+
+#[test]
+fn q_is_a_letter_where_text_is_typed() {
+    let mut model = sample::model(empty(), 80, 24);
+    press(&mut model, "2 p");
+    assert_eq!(commands(enter(&mut model, "quay.io/q")), Vec::<String>::new());
+    assert_eq!(commands(press(&mut model, "enter")), ["pull quay.io/q"]);
+    assert_eq!(commands(press(&mut model, "q")), ["quit"]);
+}
+
+#[test]
+fn quitting_asks_while_this_console_works_on_something() {
+    check("q", &[]);
+    check("q enter", &[]);
+    check("q tab enter", &["quit"]);
+}
+
+#[test]
+fn a_machine_is_made_by_two_keys_from_an_image_that_is_here() {
+    let mut model = sample::model(busy(), 80, 24);
+    let effects = press(&mut model, "n enter");
+    let [Effect::Run(Command::CreateVm { request, start })] = &effects[..] else { panic!("{effects:?}") };
+    assert!(*start);
+    assert_eq!(
+        (request.image.as_str(), request.name.clone(), request.kernel.clone()),
+        ("alpine", None, None)
+    );
+}
+
+#[test]
+fn the_form_takes_everything() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "n ctrl-u");
+    enter(&mut model, "pg");
+    press(&mut model, "down tab");
+    enter(&mut model, "db2");
+    press(&mut model, "tab right tab");
+    enter(&mut model, "2");
+    press(&mut model, "tab");
+    enter(&mut model, "2G");
+    press(&mut model, "tab");
+    enter(&mut model, "20");
+    press(&mut model, "tab right right tab");
+    enter(&mut model, "5432:5432");
+    press(&mut model, "tab space");
+    let effects = press(&mut model, "enter");
+    let [Effect::Run(Command::CreateVm { request, start })] = &effects[..] else { panic!("{effects:?}") };
+    assert!(!*start);
+    assert_eq!((request.image.as_str(), request.name.as_deref()), ("postgres", Some("db2")));
+    assert_eq!(request.kernel.as_deref(), Some("6.12.48+deb12-cloud-amd64"));
+    assert_eq!((request.cpus, request.memory_mib, request.disk_gib), (Some(2), Some(2048), Some(20)));
+    assert_eq!((request.network, request.ports.len()), (Some(NetworkMode::None), 1));
+}
+
+#[test]
+fn the_palette_reaches_every_action_and_remembers() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, ":");
+    enter(&mut model, "view-im");
+    press(&mut model, "enter");
+    assert_eq!(model.view, View::Images);
+    press(&mut model, ": up");
+    let Some(Overlay::Palette(palette)) = model.overlays.last() else { panic!() };
+    assert_eq!(palette.input.text(), "view-images");
+    press(&mut model, "esc :");
+    enter(&mut model, "sto");
+    // Not in this view: it says so and does nothing.
+    assert_eq!(commands(press(&mut model, "enter")), Vec::<String>::new());
+    assert!(model.messages.kept.back().unwrap().text.contains("machines"));
+}
+
+#[test]
+fn a_read_only_console_changes_nothing() {
+    let mut model = sample::model(busy(), 80, 24);
+    for keys in ["n enter", "x", "D tab enter", "X tab enter", "!", "2 p a enter", "3 p enter", "4 ctrl-c"] {
+        model = sample::model(busy(), 80, 24);
+        model.read_only = true;
+        assert_eq!(commands(press(&mut model, keys)), Vec::<String>::new(), "{keys}");
+    }
+    assert!(!text(&render(&model)).lines().last().unwrap().contains("cancel"));
+}
+
+#[test]
+fn names_are_copied() {
+    check("y n", &["copy api"]);
+    check("y a", &["copy 10.86.1.15"]);
+    check("2 y enter", &["copy alpine"]);
+}
+
+#[test]
+fn sorting_keeps_the_cursor_and_turns_round() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "j j s");
+    press(&mut model, "j enter");
+    assert_eq!((selected(&model), model.vms.cursor), ("ci-runner-7".into(), 0));
+    press(&mut model, "S");
+    assert_eq!((selected(&model), model.vms.cursor), ("ci-runner-7".into(), 7));
+}
+
+#[test]
+fn the_mouse_selects_opens_and_sorts() {
+    let mut model = sample::model(busy(), 80, 24);
+    let click = |model: &mut Model, column: u16, row: u16| {
+        let kind = MouseEventKind::Down(MouseButton::Left);
+        update(model, NOW, Msg::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }))
+    };
+    click(&mut model, 10, 6);
+    assert_eq!((selected(&model), model.pane), ("ci-runner-7".into(), Pane::List));
+    click(&mut model, 10, 6);
+    assert_eq!(model.pane, Pane::Detail);
+    press(&mut model, "esc");
+    click(&mut model, 4, 3);
+    assert!(model.vms.descending);
+    let images = text(&render(&model)).lines().next().unwrap().find("Images").unwrap();
+    click(&mut model, u16::try_from(images).unwrap(), 0);
+    assert_eq!(model.view, View::Images);
+    // A click beside a window changes nothing below it.
+    press(&mut model, "1 ?");
+    click(&mut model, 10, 8);
+    assert_eq!(model.overlays.len(), 1);
+}
+
+#[test]
+fn a_tiny_window_still_answers_q() {
+    let mut model = sample::model(empty(), 30, 2);
+    assert_eq!(commands(press(&mut model, "n D q")), ["quit"]);
+}
+
+#[test]
+fn nothing_moves_when_nothing_happens() {
+    let mut model = sample::model(empty(), 80, 24);
+    assert_eq!(model.next_tick(), None);
+    // Machines that run long change the screen once a minute.
+    let mut deck = busy();
+    let vms: Vec<_> = deck.vms.iter().filter(|vm| vm.name == "db").cloned().collect();
+    (deck.vms, deck.operations) = (Arc::new(vms), Arc::default());
+    update(&mut model, NOW, Msg::Snapshot(Arc::new(deck)));
+    assert_eq!(model.next_tick(), Some(60_000));
+    press(&mut model, "2");
+    assert_eq!(model.next_tick(), None);
+    update(&mut model, NOW, Msg::Snapshot(Arc::new(busy())));
+    assert_eq!(model.next_tick(), Some(125));
+    press(&mut model, "4");
+    assert_eq!(model.next_tick(), Some(100));
+}
+
+#[test]
+fn details_are_asked_for_once() {
+    let mut model = sample::model(Snapshot::default(), 200, 60);
+    let effects = update(&mut model, NOW, Msg::Snapshot(Arc::new(busy())));
+    assert!(matches!(&effects[..], [Effect::LoadBoots(name, _)] if name == "api"), "{effects:?}");
+    assert_eq!(update(&mut model, NOW, Msg::Tick), []);
+    let effects = press(&mut model, "4");
+    assert!(matches!(&effects[..], [Effect::LoadOperationLog(_)]), "{effects:?}");
+    assert_eq!(press(&mut model, "tab tab"), []);
+}
+
+#[test]
+fn the_selection_is_seen_without_colour() {
+    let mut model = sample::themed(busy(), 80, 24, ThemeChoice::Mono, false);
+    press(&mut model, "j");
+    let buffer = render(&model);
+    let reversed = |y: u16| {
+        let cell = buffer.cell((20, y)).unwrap();
+        cell.modifier.contains(ratatui::style::Modifier::REVERSED)
+    };
+    assert!(reversed(5) && !reversed(4) && !reversed(6));
+    use ratatui::style::Color::Reset;
+    assert!(buffer.content().iter().all(|cell| cell.fg == Reset && cell.bg == Reset));
+}

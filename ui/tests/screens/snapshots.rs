@@ -1,0 +1,262 @@
+//! Whole screens as text, at 80×24 and 200×60, in `ui/tests/snapshots`. After a change that is meant,
+//! `VMDECK_BLESS=1 cargo test -p vmdeck-ui` writes them anew; look at the difference before committing.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use vmdeck_engine::error::{ErrorKind, ErrorReport};
+use vmdeck_engine::snapshot::Snapshot;
+use vmdeck_ui::message::{Command, Msg};
+use vmdeck_ui::model::Model;
+use vmdeck_ui::options::ThemeChoice;
+use vmdeck_ui::update::update;
+use vmdeck_ui::view::view;
+
+use crate::sample::{self, NOW, busy, empty, enter, press, pulls};
+
+const SIZES: [(u16, u16); 2] = [(80, 24), (200, 60)];
+
+pub(crate) fn render(model: &Model) -> Buffer {
+    let mut buffer = Buffer::empty(Rect::new(0, 0, model.width, model.height));
+    view(model, &mut buffer);
+    buffer
+}
+
+pub(crate) fn text(buffer: &Buffer) -> String {
+    let width = usize::from(buffer.area.width).max(1);
+    let lines = buffer.content().chunks(width).map(|row| {
+        let line: String = row.iter().map(|cell| cell.symbol()).collect();
+        format!("{}\n", line.trim_end())
+    });
+    lines.collect()
+}
+
+fn check(name: &str, deck: fn() -> Snapshot, prepare: impl Fn(&mut Model)) {
+    for (width, height) in SIZES {
+        let mut model = sample::model(deck(), width, height);
+        prepare(&mut model);
+        compare(&format!("{name}-{width}x{height}"), &text(&render(&model)));
+    }
+}
+
+fn compare(name: &str, screen: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(format!("{name}.txt"));
+    if std::env::var_os("VMDECK_BLESS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, screen).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(screen == expected, "{} differs; now it is\n{screen}", path.display());
+}
+
+#[test]
+fn machines() {
+    check("vms", busy, |_| {});
+}
+
+#[test]
+fn a_failed_boot_says_why() {
+    check("vm-boot-failed", busy, |model| drop(press(model, "j j j j j enter")));
+}
+
+#[test]
+fn the_configuration_of_a_machine() {
+    check("vm-config", busy, |model| drop(press(model, "enter h")));
+}
+
+#[test]
+fn the_operations_of_a_machine() {
+    check("vm-operations", busy, |model| drop(press(model, "j j enter l")));
+}
+
+#[test]
+fn the_first_start() {
+    check("first-start", empty, |_| {});
+}
+
+#[test]
+fn images() {
+    check("images", busy, |model| drop(press(model, "2 j")));
+}
+
+#[test]
+fn the_details_of_an_image() {
+    check("image-details", busy, |model| drop(press(model, "2 j enter")));
+}
+
+#[test]
+fn kernels() {
+    check("kernels", busy, |model| drop(press(model, "3 j")));
+}
+
+#[test]
+fn operations() {
+    check("operations", busy, |model| drop(press(model, "4")));
+}
+
+#[test]
+fn the_details_of_a_pull() {
+    check("pull", busy, |model| drop(press(model, "4 j j j enter")));
+}
+
+#[test]
+fn an_error_with_its_next_step() {
+    check("operation-failed", busy, |model| drop(press(model, "4 j j j j j enter")));
+}
+
+#[test]
+fn fifty_pulls() {
+    check("fifty-pulls", || pulls(50), |model| drop(press(model, "4 G")));
+}
+
+#[test]
+fn the_log() {
+    check("log", busy, |model| {
+        let mut next = busy();
+        let mut vms = (*next.vms).clone();
+        vms.remove(1);
+        next.vms = vms.into();
+        next.operations = pulls(3).operations;
+        update(model, NOW + 60_000, Msg::Snapshot(next.into()));
+        press(model, "5");
+    });
+}
+
+#[test]
+fn a_filter_being_typed() {
+    check("filter", busy, |model| {
+        press(model, "/");
+        enter(model, "image:deb !web");
+    });
+}
+
+#[test]
+fn help() {
+    check("help", busy, |model| drop(press(model, "?")));
+}
+
+#[test]
+fn help_searched() {
+    check("help-search", busy, |model| {
+        press(model, "?");
+        enter(model, "pull");
+    });
+}
+
+#[test]
+fn the_palette() {
+    check("palette", busy, |model| {
+        press(model, ":");
+        enter(model, "de");
+    });
+}
+
+#[test]
+fn deleting_several_is_confirmed() {
+    check("confirm-delete", busy, |model| drop(press(model, "v j j v D")));
+}
+
+#[test]
+fn quitting_with_operations_is_confirmed() {
+    check("confirm-quit", busy, |model| drop(press(model, "q")));
+}
+
+#[test]
+fn a_new_machine() {
+    check("new-vm", busy, |model| {
+        press(model, "n ctrl-u");
+        enter(model, "de");
+        press(model, "down");
+    });
+}
+
+#[test]
+fn a_mistake_in_the_form_stands_at_its_field() {
+    check("new-vm-error", empty, |model| {
+        press(model, "n");
+        enter(model, "debian:12");
+        press(model, "tab tab tab tab");
+        enter(model, "lots");
+        press(model, "enter");
+    });
+}
+
+#[test]
+fn pulling_an_image() {
+    check("prompt-pull", busy, |model| {
+        press(model, "2 p");
+        enter(model, "registry.example.org/team/app:2");
+    });
+}
+
+#[test]
+fn choosing_the_order() {
+    check("sort", busy, |model| drop(press(model, "s")));
+}
+
+#[test]
+fn copying() {
+    check("copy", busy, |model| drop(press(model, "y")));
+}
+
+#[test]
+fn messages() {
+    check("toasts", busy, |model| {
+        let failed = ErrorReport {
+            kind: ErrorKind::NotFound,
+            message: "registry.example.org has no tag `13` of team/app".into(),
+            hint: Some("the newest tags are 12, 11, 10".into()),
+        };
+        let command = Command::PullImage { reference: "team/app:13".into(), name: None };
+        update(model, NOW, Msg::Outcome(command, Err(failed)));
+        for _ in 0..3 {
+            update(
+                model,
+                NOW,
+                Msg::Outcome(Command::StartVm { name: "db".into() }, Ok("machine db is ready".into())),
+            );
+        }
+    });
+}
+
+#[test]
+fn this_host() {
+    check("doctor", busy, |model| {
+        press(model, ":");
+        enter(model, "doctor");
+        press(model, "enter");
+    });
+}
+
+#[test]
+fn before_the_engine_has_opened() {
+    for (width, height) in SIZES {
+        let mut model = sample::model(Snapshot::default(), width, height);
+        model.engine_open = false;
+        model.doctor = None;
+        compare(&format!("opening-{width}x{height}"), &text(&render(&model)));
+    }
+}
+
+#[test]
+fn ascii_only() {
+    for (keys, name) in [("", "ascii-vms"), ("4 j j j enter", "ascii-pull"), ("X", "ascii-confirm")] {
+        let mut model = sample::themed(busy(), 80, 24, ThemeChoice::Terminal, true);
+        press(&mut model, keys);
+        let screen = text(&render(&model));
+        // The deck's own texts are not the console's to spell.
+        assert!(screen.chars().all(|c| c.is_ascii() || "→…".contains(c)), "{screen}");
+        compare(&format!("{name}-80x24"), &screen);
+    }
+}
+
+#[test]
+fn small_windows() {
+    for (width, height) in [(40, 10), (59, 16), (60, 20), (109, 30), (110, 30), (39, 10), (20, 3)] {
+        let model = sample::model(busy(), width, height);
+        compare(&format!("vms-{width}x{height}"), &text(&render(&model)));
+    }
+}
