@@ -18,7 +18,9 @@ fn tabs(model: &Model) -> [(u16, u16, bool); 5] {
             let title = if short { short_title(view) } else { view.title() };
             let count = count(model, view);
             let digits = if count.is_some() { 1 + decimal_digits(count.unwrap_or(0)) } else { 0 };
-            let width = 2 + text::width(title) + digits;
+            // Where the spinner of running operations turns.
+            let spinner = u16::from(view == View::Operations);
+            let width = 2 + text::width(title) + digits + spinner;
             let place = (x, width, short);
             x += width + 2;
             place
