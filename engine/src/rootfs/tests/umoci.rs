@@ -11,7 +11,7 @@ use super::super::torture::{self, LARGE_FOLDER};
 use super::*;
 
 /// What `umoci` makes of these archives; `None` where it cannot be run.
-fn unpack(folder: &Path, archives: &[Vec<u8>]) -> Option<Dump> {
+pub(super) fn unpack(folder: &Path, archives: &[Vec<u8>]) -> Option<Dump> {
     if !is_root() {
         eprintln!("skipped: `umoci unpack` as root is the reference, and this is not root");
         return None;
