@@ -183,10 +183,10 @@ impl From<RootfsError> for Error {
                     | EntryError::ZeroByte => Some(HOSTILE),
                     _ => Some(DAMAGED),
                 },
-                LayerError::Write(FormatError::Io(source)) => full_disk(source),
+                LayerError::Write(source) => of_format(source),
                 _ => None,
             },
-            RootfsError::Format { source: FormatError::Io(source), .. } => full_disk(source),
+            RootfsError::Format { source, .. } => of_format(source),
             _ => None,
         };
         let this = Self::failed(message);
@@ -203,9 +203,17 @@ impl From<RootfsError> for Error {
     }
 }
 
-fn full_disk(error: &io::Error) -> Option<&'static str> {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        .then_some("free some space on that file system: `vmdeck df` shows what vmdeck holds")
+fn of_format(error: &FormatError) -> Option<&'static str> {
+    match error {
+        FormatError::Io(source) => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                .then_some("free some space on that file system: `vmdeck df` shows what vmdeck holds")
+        }
+        FormatError::Xattr { .. } | FormatError::Inode { .. } | FormatError::FileTooLarge { .. } => {
+            Some("no Linux could store that file on ext4 either: tell the image's maker")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 //! it brings is added, in its order. So a whiteout never hides anything of its own layer, wherever
 //! in the archive it stands (image-spec, layer.md, "Whiteouts").
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio_util::sync::CancellationToken;
-use vmdeck_ext4::{Directory, InodeId, InodeKind, Metadata, Tree};
+use vmdeck_ext4::{Directory, FileData, InodeId, InodeKind, Metadata, Tree};
 
+use super::entries::{EntryChunk, LayerEntries, LayerEntry, LayerEntryKind};
 use super::error::{EntryError, LayerError, escape};
 use super::jail::{Jail, split};
-use super::layer::{Budget, LayerEntries, LayerEntry, LayerEntryKind};
+use super::layer::Budget;
 use super::path::AUFS_LINKS;
 
 /// How many entries to place between two looks at the cancel token.
@@ -20,7 +22,7 @@ const CANCEL_EVERY: usize = 1024;
 /// Lays one layer over the tree.
 pub(super) fn apply(
     jail: &mut Jail,
-    mut list: LayerEntries,
+    list: LayerEntries,
     budget: &Budget,
     cancel: &CancellationToken,
 ) -> Result<(), LayerError> {
@@ -28,15 +30,19 @@ pub(super) fn apply(
     if list.whiteouts {
         hide(jail, &list, cancel)?;
     }
-    for (position, mut entry) in list.take_entries().into_iter().enumerate() {
-        if position % CANCEL_EVERY == 0 && cancel.is_cancelled() {
-            return Err(LayerError::Cancelled);
+    let mut position = 0;
+    for mut chunk in list.chunks {
+        for mut entry in chunk.take_entries() {
+            if position % CANCEL_EVERY == 0 && cancel.is_cancelled() {
+                return Err(LayerError::Cancelled);
+            }
+            let hidden = links.get(&position).copied();
+            position += 1;
+            add(jail, &chunk, &mut entry, hidden, budget).map_err(|problem| match problem {
+                Problem::Entry(source) => LayerError::Entry { name: escape(chunk.path(&entry)), source },
+                Problem::Layer(error) => error,
+            })?;
         }
-        let hidden = links.get(&position).copied();
-        add(jail, &list, &mut entry, hidden, budget).map_err(|problem| match problem {
-            Problem::Entry(source) => LayerError::Entry { name: escape(list.path(&entry)), source },
-            Problem::Layer(error) => error,
-        })?;
     }
     // Only the links to what is in there belong to the image.
     let root = jail.tree.root();
@@ -59,8 +65,8 @@ impl From<EntryError> for Problem {
 /// What the hard links of this layer lead to before it hides anything: renaming a file may come as
 /// a link to it and a whiteout of its old name.
 fn hidden_links(jail: &Jail, list: &LayerEntries) -> HashMap<usize, InodeId> {
-    let targets = list.entries().iter().enumerate().filter_map(|(position, entry)| match entry.kind {
-        LayerEntryKind::HardLink(target) => Some((position, jail.find(list.text(target))?)),
+    let targets = list.iter().enumerate().filter_map(|(position, (chunk, entry))| match entry.kind {
+        LayerEntryKind::HardLink(target) => Some((position, jail.find(chunk.text(target))?)),
         _ => None,
     });
     targets.collect()
@@ -68,26 +74,28 @@ fn hidden_links(jail: &Jail, list: &LayerEntries) -> HashMap<usize, InodeId> {
 
 /// Takes away what the layer hides.
 fn hide(jail: &mut Jail, list: &LayerEntries, cancel: &CancellationToken) -> Result<(), LayerError> {
-    let brought: HashSet<&[u8]> = list
-        .entries()
-        .iter()
-        .filter(|entry| !matches!(entry.kind, LayerEntryKind::Whiteout | LayerEntryKind::Opaque))
-        .map(|entry| list.path(entry))
-        .collect();
-    for (position, entry) in list.entries().iter().enumerate() {
+    // Needed only where a link is in the way.
+    let brought = LazyCell::new(|| {
+        list.iter()
+            .filter(|(_, entry)| !matches!(entry.kind, LayerEntryKind::Whiteout | LayerEntryKind::Opaque))
+            .map(|(chunk, entry)| chunk.path(entry))
+            .collect::<HashSet<&[u8]>>()
+    });
+    let brings = |path: &[u8]| brought.contains(path);
+    for (position, (chunk, entry)) in list.iter().enumerate() {
         if position % CANCEL_EVERY == 0 && cancel.is_cancelled() {
             return Err(LayerError::Cancelled);
         }
-        let path = list.path(entry);
+        let path = chunk.path(entry);
         match entry.kind {
             LayerEntryKind::Whiteout => {
                 let (parents, name) = split(path);
-                if let Some(folder) = lower_folder(jail, parents, &brought) {
+                if let Some(folder) = lower_folder(jail, parents, &brings) {
                     jail.remove(folder, name);
                 }
             }
             LayerEntryKind::Opaque => {
-                if let Some(folder) = lower_folder(jail, path, &brought) {
+                if let Some(folder) = lower_folder(jail, path, &brings) {
                     jail.empty(folder);
                 }
             }
@@ -102,14 +110,14 @@ fn hide(jail: &mut Jail, list: &LayerEntries, cancel: &CancellationToken) -> Res
 /// Where a lower layer has a symbolic link and this one brings something of that name, the whiteout
 /// is in what this layer brings: nothing below is hidden by it, least of all where the link leads.
 /// (Docker marks every folder it creates in the place of something else as opaque.)
-fn lower_folder(jail: &Jail, path: &[u8], brought: &HashSet<&[u8]>) -> Option<InodeId> {
+fn lower_folder(jail: &Jail, path: &[u8], brings: &dyn Fn(&[u8]) -> bool) -> Option<InodeId> {
     let mut here = jail.tree.root();
     let mut end = 0;
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
         end = if end == 0 { part.len() } else { end + 1 + part.len() };
         let next = jail.tree.lookup(here, part)?;
         if matches!(jail.tree.inode(next).kind, InodeKind::Symlink(_)) {
-            if brought.contains(&path[..end]) {
+            if brings(&path[..end]) {
                 return None;
             }
             let folder = jail.follow(path)?;
@@ -123,46 +131,46 @@ fn lower_folder(jail: &Jail, path: &[u8], brought: &HashSet<&[u8]>) -> Option<In
 /// Adds one entry. `hidden` is what it links to as the layers below have it.
 fn add(
     jail: &mut Jail,
-    list: &LayerEntries,
+    chunk: &EntryChunk,
     entry: &mut LayerEntry,
     hidden: Option<InodeId>,
     budget: &Budget,
 ) -> Result<(), Problem> {
-    let path = list.path(entry);
+    let path = chunk.path(entry);
     if path.is_empty() {
         if matches!(entry.kind, LayerEntryKind::Directory) {
             let root = jail.tree.root();
-            *jail.tree.metadata_mut(root) = metadata(list, entry);
+            *jail.tree.metadata_mut(root) = metadata(chunk, entry);
         }
         return Ok(());
     }
     let kind = match std::mem::replace(&mut entry.kind, LayerEntryKind::Fifo) {
         LayerEntryKind::Whiteout | LayerEntryKind::Opaque => return Ok(()),
         LayerEntryKind::HardLink(target) => {
-            return add_link(jail, list, entry, list.text(target), hidden, budget);
+            return add_link(jail, chunk, entry, chunk.text(target), hidden, budget);
         }
         LayerEntryKind::Directory => InodeKind::Directory(Directory::new()),
-        LayerEntryKind::File(data) => InodeKind::File(data),
-        LayerEntryKind::Symlink(target) => InodeKind::Symlink(list.text(target).into()),
+        LayerEntryKind::File(content) => InodeKind::File(content.into()),
+        LayerEntryKind::Symlink(target) => InodeKind::Symlink(chunk.text(target).into()),
         LayerEntryKind::CharacterDevice { major, minor } => InodeKind::CharacterDevice { major, minor },
         LayerEntryKind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
         LayerEntryKind::Fifo => InodeKind::Fifo,
     };
     let (parents, name) = split(path);
     let folder = parent(jail, parents, entry, budget)?;
-    jail.place(folder, name, metadata(list, entry), kind)?;
+    jail.place(folder, name, metadata(chunk, entry), kind)?;
     Ok(())
 }
 
 fn add_link(
     jail: &mut Jail,
-    list: &LayerEntries,
+    chunk: &EntryChunk,
     entry: &LayerEntry,
     target: &[u8],
     hidden: Option<InodeId>,
     budget: &Budget,
 ) -> Result<(), Problem> {
-    let (parents, name) = split(list.path(entry));
+    let (parents, name) = split(chunk.path(entry));
     let folder = parent(jail, parents, entry, budget)?;
     let present = jail.find(target);
     let missing = || EntryError::LinkTarget(escape(target));
@@ -190,14 +198,14 @@ fn parent(jail: &mut Jail, parents: &[u8], entry: &LayerEntry, budget: &Budget) 
     jail.make_folder(parents, entry.modified, || budget.entry().map_err(Problem::Layer))
 }
 
-fn metadata(list: &LayerEntries, entry: &LayerEntry) -> Metadata {
+fn metadata(chunk: &EntryChunk, entry: &LayerEntry) -> Metadata {
     let xattrs: BTreeMap<_, _> =
-        list.xattrs(entry).map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+        chunk.xattrs(entry).map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
     Metadata { mode: entry.mode, uid: entry.uid, gid: entry.gid, modified: entry.modified, xattrs }
 }
 
 /// Files that have content but no name any more.
-pub(super) fn nameless(jail: &Jail) -> impl Iterator<Item = &vmdeck_ext4::FileData> {
+pub(super) fn nameless(jail: &Jail) -> impl Iterator<Item = &FileData> {
     let tree: &Tree = &jail.tree;
     jail.files.iter().filter_map(move |id| match &tree.inode(*id).kind {
         InodeKind::File(data) if tree.inode(*id).links() == 0 => Some(data),

@@ -19,6 +19,7 @@
 //! Layers are untrusted: see [`RootfsLimits`] and [`RootfsError`].
 
 mod contents;
+mod entries;
 mod error;
 mod inflate;
 mod jail;
@@ -48,9 +49,10 @@ use vmdeck_ext4::{Directory, Formatter, InodeKind, Metadata, Options, Timestamp}
 use crate::error::{Error, Result};
 
 pub use contents::{Contents, InitSystem};
+use entries::LayerEntries;
 pub use error::{EntryError, LayerError, LayerName, RootfsError};
 use jail::Jail;
-use layer::{Budget, LayerEntries};
+use layer::Budget;
 use pipeline::LayerJob;
 pub use tar::TarError;
 
@@ -134,7 +136,7 @@ pub struct Rootfs {
 #[derive(Debug)]
 pub struct RootfsBuilder {
     shared: Arc<Shared>,
-    /// Dropped before `shared` would be of no use: its threads hold clones.
+    /// They hold clones of `shared`.
     threads: Threads,
     options: RootfsOptions,
     created: Timestamp,
@@ -152,7 +154,7 @@ struct Shared {
 enum LayerState {
     Waiting,
     Begun,
-    Read(LayerEntries),
+    Read(LayerName, LayerEntries),
 }
 
 /// The threads of a builder; dropping them cancels and waits for them.
@@ -256,12 +258,13 @@ impl RootfsBuilder {
             cancel: self.threads.cancel.clone(),
         };
         let shared = Arc::clone(&self.shared);
+        let read_name = name.clone();
         let handle = thread::Builder::new()
             .name("layer-write".into())
             .spawn(move || {
                 let outcome = job.run(&shared.formatter, &shared.budget).map(|entries| {
                     let mut layers = shared.layers.lock().unwrap_or_else(PoisonError::into_inner);
-                    layers[index] = LayerState::Read(entries);
+                    layers[index] = LayerState::Read(read_name, entries);
                 });
                 drop(shared);
                 let outcome =
@@ -308,7 +311,7 @@ impl RootfsBuilder {
         }
         {
             let layers = shared.layers.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = layers.iter().position(|state| !matches!(state, LayerState::Read(_))) {
+            if let Some(index) = layers.iter().position(|state| !matches!(state, LayerState::Read(..))) {
                 return Err(RootfsError::Missing { index });
             }
         }
@@ -321,9 +324,9 @@ impl RootfsBuilder {
         let mut jail = Jail::new(Metadata { mode: 0o755, ..Metadata::default() });
         let layers = layers.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (index, state) in layers.into_iter().enumerate() {
-            let LayerState::Read(list) = state else { return Err(RootfsError::Missing { index }) };
+            let LayerState::Read(layer, list) = state else { return Err(RootfsError::Missing { index }) };
             merge::apply(&mut jail, list, &budget, &threads.cancel)
-                .map_err(|source| RootfsError::Layer { layer: LayerName { index, diff_id: None }, source })?;
+                .map_err(|source| RootfsError::Layer { layer, source })?;
         }
         inject(&mut jail, &formatter, injections, created)?;
         Ok(Merged { jail, formatter, threads, options, created })

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use vmdeck_ext4::Formatter;
 
 use super::Compression;
+use super::entries::LayerEntries;
 use super::error::LayerError;
 use super::inflate::{self, Input, Output};
-use super::layer::{self, Budget, LayerEntries};
+use super::layer::{self, Budget};
 use super::tar::Source;
 
 /// Bytes of one buffer between the two threads: large enough that handing it over costs nothing,
