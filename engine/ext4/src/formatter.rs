@@ -39,6 +39,7 @@ pub struct Summary {
     pub size: u64,
     /// Bytes in use, metadata included.
     pub used: u64,
+    /// Inodes in use, the eleven that every file system has included.
     pub inodes: u64,
 }
 
@@ -56,11 +57,13 @@ pub struct Formatter {
 }
 
 impl Formatter {
-    /// Begins an image in an empty file that is open for reading and writing.
+    /// Begins an image in a file that is open for reading and writing. What it held is lost: free
+    /// space of an image reads as zeros.
     pub fn create(file: File, options: Options) -> Result<Self, FormatError> {
         if options.label.len() > 16 {
             return Err(FormatError::LabelTooLong { label: options.label });
         }
+        file.set_len(0)?;
         let geometry = Geometry::for_size(options.size.max(options.free));
         Ok(Self {
             file,

@@ -123,6 +123,21 @@ impl Editor {
         })
     }
 
+    /// The directory of a name, made with `metadata` where there is nothing yet. Symbolic links are not
+    /// followed.
+    pub fn ensure_directory(
+        &mut self,
+        directory: InodeNumber,
+        name: &[u8],
+        metadata: &Metadata,
+    ) -> Result<InodeNumber> {
+        match self.reader.lookup(directory, name)? {
+            Some(present) if self.reader.raw(present)?.is_directory() => Ok(present),
+            Some(_) => Err(ImageError::NotADirectory),
+            None => self.create_directory(directory, name, metadata),
+        }
+    }
+
     /// Sets permission bits and owner.
     pub fn set_owner(&mut self, inode: InodeNumber, mode: u16, uid: u32, gid: u32) -> Result<()> {
         self.whole(|this| {

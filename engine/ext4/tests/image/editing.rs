@@ -31,6 +31,7 @@ fn inject_key(editor: &mut Editor) {
     let ssh = editor.create_directory(root, b".ssh", &owner(0o700)).unwrap();
     editor.write_file(ssh, b"authorized_keys", &owner(0o600), b"ssh-ed25519 AAAA first\n").unwrap();
     editor.write_file(ssh, b"authorized_keys", &owner(0o600), b"ssh-ed25519 AAAA second\n").unwrap();
+    assert_eq!(editor.ensure_directory(root, b".ssh", &owner(0o755)).unwrap(), ssh);
     editor.set_owner(root, 0o750, 1000, 100_000).unwrap();
 }
 
