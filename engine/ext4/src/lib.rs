@@ -11,6 +11,7 @@
 //!    └─ finish(tree) ─▶ superblock, groups, inode tables, directories, journal
 //! Reader::open(file) ─▶ look up, list, read, attributes       (a dirty journal is replayed in memory)
 //! Editor::open(file) ─▶ write, remove, rename, own ─ commit
+//! copy_tree(reader, writer) ─▶ Tree                           (to pack an image anew)
 //! ```
 //!
 //! Images have 4 KiB blocks, checksums of all metadata, indexed directories, times to the nanosecond,
@@ -55,6 +56,7 @@ mod allocator;
 mod assemble;
 mod bytes;
 mod checksum;
+mod copy;
 mod directory;
 mod edit;
 mod error;
@@ -77,6 +79,7 @@ mod tree;
 mod writer;
 mod xattr;
 
+pub use copy::{CopyError, copy_tree};
 pub use edit::Editor;
 pub use error::{FormatError, InodeError};
 pub use formatter::{Formatter, Options, Summary};

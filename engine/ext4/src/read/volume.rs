@@ -380,6 +380,23 @@ impl Volume {
         Ok(content)
     }
 
+    /// Reads blocks that lie one after the other.
+    pub(crate) fn read_blocks(&self, first: u64, content: &mut [u8]) -> Result<()> {
+        let size = self.shape.block_size;
+        let end = first.checked_add((content.len() / size) as u64);
+        if self.replayed.is_empty()
+            && self.changed.is_empty()
+            && end.is_some_and(|end| end <= self.shape.blocks)
+        {
+            self.file.read_exact_at(content, first * size as u64)?;
+            return Ok(());
+        }
+        for (block, part) in (first..).zip(content.chunks_mut(size)) {
+            part.copy_from_slice(&self.block(block)?);
+        }
+        Ok(())
+    }
+
     /// Reads a block as it is with the journal replayed, but without changes.
     pub(crate) fn read_unchanged(&self, block: u64, content: &mut [u8]) -> Result<()> {
         match self.replayed.get(&block) {

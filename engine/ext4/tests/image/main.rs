@@ -5,6 +5,7 @@
 
 mod compare;
 mod content;
+mod copying;
 mod editing;
 mod foreign;
 mod mount;

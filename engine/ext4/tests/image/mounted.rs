@@ -5,6 +5,7 @@ use std::process::Command;
 
 use vmdeck_ext4::Options;
 
+use crate::compare::{self, Contents};
 use crate::content::{Image, add_directory, add_file, build, noise, options};
 use crate::mount::{Mount, can_mount};
 use crate::oracle::{assert_clean, debugfs, tool};
@@ -106,4 +107,52 @@ fn an_image_of_sixteen_tebibytes_is_sparse() {
     assert_eq!(image.summary.size, 16 << 40);
     let statistics = debugfs(&image.path, "stats -h").unwrap();
     assert!(statistics.contains("Block count:              4294967296"), "{statistics}");
+}
+
+/// An access control list in the form of system calls.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        list.extend([&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat());
+    }
+    list
+}
+
+#[test]
+fn access_control_lists_and_capabilities_are_those_of_the_kernel() {
+    if !can_mount() {
+        return;
+    }
+    const NONE: u32 = u32::MAX;
+    let list =
+        acl(&[(1, 7, NONE), (2, 5, 70_000), (4, 5, NONE), (8, 4, 12), (0x10, 5, NONE), (0x20, 0, NONE)]);
+    // Version 2 with the effective bit: net_bind_service is permitted.
+    let capability = [&0x0200_0001u32.to_le_bytes()[..], &(1u32 << 10).to_le_bytes(), &[0; 12]].concat();
+    let mut kept = None;
+    let mut contents = Contents::new();
+    let image = build(options(), |writer, tree| {
+        let root = tree.root();
+        let directory = add_directory(tree, root, "directory");
+        let file = add_file(writer, tree, root, "file", b"x");
+        contents.insert(file, b"x".to_vec());
+        // The group bits of a file with a mask are the mask.
+        tree.metadata_mut(directory).mode = 0o750;
+        tree.metadata_mut(file).mode = 0o750;
+        for (inode, name, value) in [
+            (directory, "system.posix_acl_access", &list),
+            (directory, "system.posix_acl_default", &list),
+            (file, "system.posix_acl_access", &list),
+            (file, "security.capability", &capability),
+            (file, "user.note", &noise(2000, 3)),
+        ] {
+            tree.metadata_mut(inode).xattrs.insert(name.into(), value.clone());
+        }
+        kept = Some(tree.clone());
+    });
+    let tree = kept.unwrap();
+    assert_clean(&image.path);
+    compare::with_reader(&image.path, &tree, &contents);
+    let mount = Mount::new(&image.path, "ro");
+    compare::with_kernel(&mount.path(), &tree, &contents);
+    mount.unmount();
 }

@@ -19,7 +19,7 @@ fn open(path: &Path) -> Reader {
 }
 
 /// Compares a directory of an image with a folder of this host.
-fn assert_same(reader: &Reader, directory: InodeNumber, folder: &Path) {
+pub(crate) fn assert_same(reader: &Reader, directory: InodeNumber, folder: &Path) {
     let mut entries = reader.entries(directory).unwrap();
     entries.retain(|(name, _)| name != b"lost+found");
     assert_eq!(entries.len(), fs::read_dir(folder).unwrap().count(), "{}", folder.display());

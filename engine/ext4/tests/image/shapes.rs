@@ -180,3 +180,24 @@ fn an_image_of_several_groups_is_clean() {
     assert_eq!(image.summary.size, 3 << 30);
     assert_clean(&image.path);
 }
+
+#[test]
+fn the_features_are_those_of_mke2fs() {
+    let image = build(Options { size: 1 << 30, ..options() }, |_, _| {});
+    let Some(statistics) = debugfs(&image.path, "stats -h") else { return };
+    for line in [
+        "Filesystem features:      has_journal ext_attr resize_inode dir_index filetype extent 64bit \
+         flex_bg sparse_super large_file huge_file dir_nlink extra_isize metadata_csum",
+        "Filesystem volume name:   test",
+        "Filesystem state:         clean",
+        "Block size:               4096",
+        "Reserved GDT blocks:      255",
+        "Inode size:\t          256",
+        "Required extra isize:     32",
+        "Default directory hash:   half_md4",
+        "Default mount options:    user_xattr acl",
+        "Checksum type:            crc32c",
+    ] {
+        assert!(statistics.contains(line), "{line} in\n{statistics}");
+    }
+}
