@@ -19,6 +19,11 @@ use crate::rootfs::{Injection, Rootfs, RootfsBuilder, RootfsLimits, RootfsOption
 /// Names of the files of an image's folder.
 pub const ROOTFS: &str = "rootfs.ext4";
 pub const WORK_SEED: &str = "work-seed.ext4";
+/// For images that bring a kernel of their own.
+pub const KERNEL: &str = "kernel";
+pub const INITRD: &str = "initrd";
+pub const MODULES: &str = "modules.ext4";
+/// What the image is, for whoever finds the folder.
 pub const RECORD: &str = "image.json";
 
 /// Layers under way at once. Each holds buffers and threads of its own, which is what bounds memory;

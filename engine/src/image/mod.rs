@@ -10,17 +10,28 @@
 //! system is the business of [`crate::rootfs`].
 
 mod blobs;
+pub mod bundle;
+mod catalog;
+mod copy;
 mod digest;
+mod export;
 mod flatten;
+mod inspect;
 mod manifest;
+mod output;
+mod promote;
+mod prune;
 mod publish;
 mod pull;
 pub mod record;
 mod reference;
+mod register;
 mod registry;
 mod remove;
+pub mod seed;
 mod settings;
 mod source;
+mod space;
 pub(crate) mod text;
 mod transfer;
 
@@ -33,14 +44,19 @@ use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
 use blobs::BlobCache;
+pub use catalog::{CatalogEntry, user_catalog};
 pub use digest::{Digest, DigestError};
-pub use flatten::{Flatten, RECORD, ROOTFS, WORK_SEED};
+pub use export::{ExportFormat, ExportImage, ExportedImage};
+pub use flatten::{Flatten, INITRD, KERNEL, MODULES, RECORD, ROOTFS, WORK_SEED};
 pub use manifest::Platform;
+pub use promote::PromoteImage;
+pub use prune::{PruneImages, PruneReport, PrunedItem, PrunedKind};
 use record::Image;
 pub use reference::{BundleLocation, FORMS, ImageReference, RegistryReference};
+pub use register::RegisterImage;
 pub use registry::Patience;
 pub use registry::credentials::CredentialFiles;
-pub use settings::{FinalizePulledRootfs, PullAndFlatten, Seams, Settings};
+pub use settings::{BundleFetch, FinalizePulledRootfs, PullAndFlatten, Seams, Settings};
 
 /// The service: a cheap handle.
 #[derive(Clone, Debug)]
@@ -64,8 +80,9 @@ struct Shared {
 /// What to pull.
 #[derive(Clone, Debug, Default)]
 pub struct PullImage {
-    /// Any reference form: `[docker://]name[:tag][@digest]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
-    /// `docker-archive:FILE[:TAG]`.
+    /// A name of the catalog, or any reference form: `[docker://]NAME[:TAG][@DIGEST]`,
+    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`,
+    /// `bundle:FILE|URL[@DIGEST]`.
     pub reference: String,
     /// Name of the new image; by default the last part of the repository's name.
     pub name: Option<String>,
@@ -102,6 +119,22 @@ impl ImageService {
         self.shared.store.read(move |connection| store::images::find(connection, &root, &name)).await
     }
 
+    /// Short names for images: those of the user's own file, then those that are built in.
+    pub async fn catalog(&self) -> Result<Vec<CatalogEntry>> {
+        let user = self.shared.settings.catalog.clone();
+        flatten::blocking(move || catalog::load(user.as_deref())).await
+    }
+
+    /// What a text means: a name of the catalog, else a reference.
+    async fn resolve_reference(&self, text: &str) -> Result<ImageReference> {
+        if crate::identifier::check_name("an image", text).is_ok()
+            && let Some(entry) = self.catalog().await?.into_iter().find(|entry| entry.name == text)
+        {
+            return entry.reference.parse();
+        }
+        text.parse()
+    }
+
     async fn by_name(&self, name: &str) -> Result<Option<Image>> {
         let (root, name) = (self.shared.data.root().to_owned(), name.to_owned());
         self.shared.store.read(move |connection| store::images::by_name(connection, &root, &name)).await
@@ -133,18 +166,19 @@ impl ImageService {
             Err(error) if error.kind() == crate::ErrorKind::NotFound => error,
             Err(error) => return Err(error),
         };
-        let Ok(reference) = request.reference.parse::<ImageReference>() else { return Err(not_found) };
-        let images = self.list().await?;
-        let of_reference = |image: &&Image| {
-            image.reference.as_ref().and_then(|text| text.parse().ok()).as_ref() == Some(&reference)
+        let reference = match self.resolve_reference(&request.reference).await {
+            Ok(reference) => reference,
+            Err(error) if error.kind() == crate::ErrorKind::Usage => return Err(not_found),
+            Err(error) => return Err(error),
         };
-        if let Some(image) = images.iter().find(of_reference) {
+        let images = self.list().await?;
+        if let Some(image) = images.iter().find(|image| was_pulled_from(image, &reference)) {
             return Ok(image.clone());
         }
         if request.name.is_none() {
             // `debian:12` beside a `debian` that is something else becomes `debian-12`.
             let taken = |name: &str| images.iter().any(|image| image.name == name);
-            let name = reference.default_name();
+            let name = pull::default_name(&request.reference, &reference);
             request.name = Some(if taken(&name) { reference.longer_name() } else { name });
         }
         self.pull(request, Some(parent)).wait().await
@@ -163,4 +197,9 @@ impl ImageService {
     pub async fn reconcile(&self) -> Result<()> {
         remove::reconcile(&self.shared.store, &self.shared.data).await
     }
+}
+
+/// Whether an image came from this very reference.
+fn was_pulled_from(image: &Image, reference: &ImageReference) -> bool {
+    image.reference.as_ref().is_some_and(|text| text.parse().ok().as_ref() == Some(reference))
 }

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::flatten::{RECORD, ROOTFS, WORK_SEED};
+use super::flatten::{INITRD, KERNEL, MODULES, RECORD, ROOTFS, WORK_SEED};
 use super::record::{Image, ImageFiles};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
@@ -21,11 +21,7 @@ use crate::store::{self, Store};
 pub(crate) fn finalize_pulled_rootfs(folder: &Path, image: &Image) -> Result<()> {
     let fail = |error| Error::io(format!("cannot write `{}`", folder.join(RECORD).display()), error);
     let mut record = image.clone();
-    record.files = ImageFiles {
-        rootfs: PathBuf::from(ROOTFS),
-        work_seed: image.files.work_seed.as_ref().map(|_| PathBuf::from(WORK_SEED)),
-        ..ImageFiles::default()
-    };
+    record.files = files_in(folder, Path::new(""));
     let text = serde_json::to_vec_pretty(&record)
         .map_err(|error| Error::failed("cannot write the image's record").with_source(error))?;
     fs::write(folder.join(RECORD), text).map_err(fail)?;
@@ -35,14 +31,28 @@ pub(crate) fn finalize_pulled_rootfs(folder: &Path, image: &Image) -> Result<()>
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)
 }
 
-/// Files of a managed image, by where they will lie.
-pub(crate) fn managed_files(data: &DataDirectory, content: &ImageId, has_seed: bool) -> ImageFiles {
-    let folder = data.image(content);
+/// Files of a managed image by where they will lie, as far as they are in `staged` now.
+pub(crate) fn managed_files(data: &DataDirectory, content: &ImageId, staged: &Path) -> ImageFiles {
+    files_in(staged, &data.image(content))
+}
+
+fn files_in(staged: &Path, named: &Path) -> ImageFiles {
+    let optional = |name: &str| staged.join(name).exists().then(|| named.join(name));
     ImageFiles {
-        rootfs: folder.join(ROOTFS),
-        work_seed: has_seed.then(|| folder.join(WORK_SEED)),
-        ..ImageFiles::default()
+        rootfs: named.join(ROOTFS),
+        work_seed: optional(WORK_SEED),
+        kernel: optional(KERNEL),
+        initrd: optional(INITRD),
+        modules: optional(MODULES),
     }
+}
+
+/// What the new image takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Replacing {
+    Nothing,
+    /// An unmanaged image of the same name, which no machine may use.
+    Image(ImageId),
 }
 
 /// Publishes `folder` as the files of `image`, whose `content_id` is new.
@@ -57,6 +67,7 @@ pub(crate) async fn publish(
     data: &DataDirectory,
     folder: PathBuf,
     image: Image,
+    replacing: Replacing,
 ) -> Result<Image> {
     let content =
         image.content_id.clone().ok_or_else(|| Error::failed("only managed images are published"))?;
@@ -65,9 +76,7 @@ pub(crate) async fn publish(
     let place = target.clone();
     let published = store
         .transaction(move |transaction| {
-            if store::images::by_name(transaction, &root, &image.name)?.is_some() {
-                return Err(store::images::name_taken(&image.name));
-            }
+            make_room(transaction, &root, &image.name, &replacing)?;
             if let Some(image) = sharing(transaction, &root, &image)? {
                 store::images::insert(transaction, &root, &image)?;
                 return Ok(image);
@@ -98,6 +107,24 @@ pub(crate) async fn publish(
         }
     }
     published
+}
+
+/// Makes sure that the name is free.
+fn make_room(
+    transaction: &store::Transaction<'_>,
+    root: &Path,
+    name: &str,
+    replacing: &Replacing,
+) -> Result<()> {
+    let Some(there) = store::images::by_name(transaction, root, name)? else { return Ok(()) };
+    if *replacing != Replacing::Image(there.id.clone()) || there.managed {
+        return Err(store::images::name_taken(name));
+    }
+    let machines = store::images::used_by(transaction, &there.id)?;
+    if !machines.is_empty() {
+        return Err(store::images::in_use(name, &machines));
+    }
+    store::images::delete(transaction, &there).map(|_| ())
 }
 
 /// Gives the files of an image of the same digest another name, if there is one.

@@ -10,35 +10,36 @@
 //! Both locks are per key: pulls of different things never wait for each other. A lock's holder that
 //! is cancelled or dies lets the next waiter go on by itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bundle::FetchBundle;
+use super::digest::Digest;
 use super::flatten::Flatten;
-use super::publish::{managed_files, publish, share};
+use super::publish::{Replacing, share};
 use super::record::{Image, ImageLayer};
-use super::reference::ImageReference;
+use super::reference::{BundleLocation, ImageReference};
 use super::registry::client::RegistryClient;
 use super::source::archive::TarIndex;
 use super::source::docker_archive::DockerArchiveSource;
 use super::source::layout::{Files, LayoutSource};
 use super::source::registry::RegistrySource;
 use super::source::{ResolvedImage, Source};
-use super::text::bytes;
-use super::{ImageService, PullImage};
+use super::text::{bytes, printable};
+use super::{ImageService, PullImage, inspect, space, was_pulled_from};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, check_name};
 use crate::image::flatten::blocking;
-use crate::keys::installation_key;
 use crate::operation::Operation;
-use crate::rootfs::{Compression, Injection};
+use crate::rootfs::Compression;
 use crate::staging::Staging;
 use crate::store;
 
 impl ImageService {
     pub(super) async fn run_pull(self, request: PullImage, operation: Operation) -> Result<Image> {
-        let reference: ImageReference = request.reference.parse()?;
-        let name = request.name.clone().unwrap_or_else(|| reference.default_name());
+        let reference = self.resolve_reference(&request.reference).await?;
+        let name = request.name.clone().unwrap_or_else(|| default_name(&request.reference, &reference));
         check_name("an image", &name)?;
         let cancel = operation.cancelled().clone();
 
@@ -48,10 +49,22 @@ impl ImageService {
         let there = self.by_name(&name).await?;
         if let Some(image) = &there
             && image.created_at >= asked_at
-            && image.reference.as_ref().and_then(|text| text.parse().ok()) == Some(reference.clone())
+            && was_pulled_from(image, &reference)
         {
             operation.log(format!("`{name}` was pulled meanwhile")).await;
             return Ok(image.clone());
+        }
+        if let ImageReference::Bundle(location, digest) = &reference {
+            return match there {
+                // Pinned, or a file that is known by its name alone: nothing tells more before it is
+                // fetched as a whole.
+                Some(image) if was_pulled_from(&image, &reference) => Ok(image),
+                Some(_) => Err(store::images::name_taken(&name)),
+                None => {
+                    let (location, digest) = (location.clone(), *digest);
+                    self.pull_bundle(name, &reference, location, digest, request.plain_http, &operation).await
+                }
+            };
         }
 
         let staging = Staging::create(&self.shared.data, operation.id()).await?;
@@ -67,7 +80,7 @@ impl ImageService {
             return Err(store::images::name_taken(&name));
         }
 
-        let image = self.record(&name, &request, &resolved);
+        let image = self.record(&name, &reference, &resolved);
         let _content = self.shared.contents.acquire(&resolved.digest.hex(), &cancel).await?;
         if let Some(image) = share(&self.shared.store, &self.shared.data, image.clone()).await? {
             operation.log("the same content is here already").await;
@@ -88,39 +101,80 @@ impl ImageService {
     ) -> Result<Image> {
         let shared = &self.shared;
         let folder = staging.path().join("image");
-        let (data, created) = (shared.data.clone(), folder.clone());
-        let key = blocking(move || {
-            std::fs::create_dir(&created)
-                .map_err(|error| Error::io(format!("cannot create `{}`", created.display()), error))?;
-            installation_key(&data)
-        })
-        .await?;
+        let created = folder.clone();
+        blocking(move || create_folder(&created)).await?;
         let rootfs = (shared.settings.seams.pull_and_flatten)(Flatten {
             source,
             image: resolved,
             folder: folder.clone(),
             cache: shared.cache.clone(),
             patience: shared.settings.patience.clone(),
-            injections: vec![authorized_keys(&key.public_line)],
+            injections: Vec::new(),
             operation: operation.clone(),
         })
         .await?;
         image.rootfs_bytes = rootfs.size;
         image.used_bytes = rootfs.used;
-        let content = ImageId::random();
-        image.files = managed_files(&shared.data, &content, folder.join(super::flatten::WORK_SEED).exists());
-        image.content_id = Some(content);
-
-        operation.phase("publish").await;
-        image.created_at = clock::now();
-        (shared.settings.seams.finalize_pulled_rootfs)(folder.clone(), image.clone()).await?;
-        if operation.cancelled().is_cancelled() {
-            return Err(Error::cancelled());
-        }
-        publish(&shared.store, &shared.data, folder, image).await
+        self.seed_and_publish(image, folder, Replacing::Nothing, operation).await
     }
 
-    fn record(&self, name: &str, request: &PullImage, resolved: &ResolvedImage) -> Image {
+    /// Pulls ready file systems.
+    async fn pull_bundle(
+        &self,
+        name: String,
+        reference: &ImageReference,
+        location: BundleLocation,
+        digest: Option<Digest>,
+        plain_http: bool,
+        operation: &Operation,
+    ) -> Result<Image> {
+        let shared = &self.shared;
+        let staging = Staging::create(&shared.data, operation.id()).await?;
+        let folder = staging.path().join("image");
+        let created = folder.clone();
+        blocking(move || create_folder(&created)).await?;
+        let fetched = (shared.settings.seams.bundle_fetch)(FetchBundle {
+            location,
+            digest,
+            plain_http,
+            folder: folder.clone(),
+            patience: shared.settings.patience.clone(),
+            operation: operation.clone(),
+        })
+        .await?;
+        let manifest = fetched.manifest;
+        let platform = &shared.settings.platform;
+        if let Some(architecture) = &manifest.architecture
+            && *architecture != platform.architecture
+        {
+            return Err(Error::failed(format!(
+                "the bundle is for {}; this host runs {}",
+                printable(architecture, 40),
+                platform.architecture
+            )));
+        }
+        let rootfs = folder.join(super::flatten::ROOTFS);
+        let system = blocking(move || inspect::ext4(&rootfs, "root file system")).await?;
+        let image = Image {
+            id: ImageId::random(),
+            name,
+            managed: true,
+            content_id: None,
+            // What stands for the whole content, and what nobody can claim who has other content.
+            digest: Some(fetched.content.to_string()),
+            created_at: clock::now(),
+            reference: Some(reference.to_string()),
+            architecture: manifest.architecture,
+            files: super::record::ImageFiles::default(),
+            config: manifest.config,
+            layers: manifest.layers,
+            rootfs_bytes: system.length,
+            used_bytes: system.used,
+        };
+        self.seed_and_publish(image, folder, Replacing::Nothing, operation).await
+    }
+
+    fn record(&self, name: &str, reference: &ImageReference, resolved: &ResolvedImage) -> Image {
         let layers = resolved.layers.iter().map(|layer| ImageLayer {
             digest: layer.digest.unwrap_or(layer.diff_id).to_string(),
             media_type: layer.media_type.clone(),
@@ -134,7 +188,7 @@ impl ImageService {
             content_id: None,
             digest: Some(resolved.digest.to_string()),
             created_at: clock::now(),
-            reference: Some(request.reference.clone()),
+            reference: Some(reference.to_string()),
             architecture: Some(if platform.architecture.is_empty() {
                 self.shared.settings.platform.architecture.clone()
             } else {
@@ -174,7 +228,7 @@ impl ImageService {
                 ImageReference::DockerArchive { file, tag } => {
                     Arc::new(DockerArchiveSource::new(TarIndex::open_file(&file, &scratch)?, tag.as_deref())?)
                 }
-                ImageReference::Bundle(_) => {
+                ImageReference::Bundle(..) => {
                     return Err(Error::usage("a bundle has no layers"));
                 }
             })
@@ -201,9 +255,7 @@ impl ImageService {
             .map(|layer| unpacked(layer) + if is_remote { missing(layer) } else { 0 })
             .fold(0, u64::saturating_add);
         let root = self.shared.data.root();
-        let statistics = nix::sys::statvfs::statvfs(root)
-            .map_err(|error| Error::io(format!("cannot look at `{}`", root.display()), error.into()))?;
-        let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
+        let free = space::free(root)?;
         if free >= needed {
             return Ok(());
         }
@@ -219,13 +271,15 @@ impl ImageService {
     }
 }
 
-/// The installation's key for root, added to the image.
-fn authorized_keys(public_line: &str) -> Injection {
-    Injection {
-        path: PathBuf::from("/root/.ssh/authorized_keys"),
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-        content: format!("{public_line}\n").into_bytes(),
-    }
+/// What an image is called when nobody says: its name in the catalog, else what the reference says.
+pub(super) fn default_name(text: &str, reference: &ImageReference) -> String {
+    // A text that is a name and still not the reference's own comes from the catalog.
+    let from_catalog = check_name("an image", text).is_ok()
+        && text.parse::<ImageReference>().ok().as_ref() != Some(reference);
+    if from_catalog { text.to_owned() } else { reference.default_name() }
+}
+
+fn create_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir(folder)
+        .map_err(|error| Error::io(format!("cannot create `{}`", folder.display()), error))
 }

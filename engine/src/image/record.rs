@@ -16,10 +16,11 @@ pub struct Image {
     pub managed: bool,
     /// Folder under `images/` with the files of a managed image; names of one digest share one.
     pub content_id: Option<ImageId>,
-    /// Digest of the image manifest, `sha256:<hex>`.
+    /// Digest of the image manifest, `sha256:<hex>`: of the config for a docker-archive, which has no
+    /// manifest, and of a bundle's own manifest for a bundle.
     pub digest: Option<String>,
     pub created_at: Milliseconds,
-    /// The reference it was pulled from, as given by the user.
+    /// The reference it was pulled from, in its canonical form.
     pub reference: Option<String>,
     /// Architecture as OCI names it (`amd64`, `arm64`), where known.
     pub architecture: Option<String>,

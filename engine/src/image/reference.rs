@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// The forms there are, for error messages and help.
 pub const FORMS: &str = "[docker://]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG], \
-                         docker-archive:FILE[:TAG], bundle:FILE|URL";
+                         docker-archive:FILE[:TAG], bundle:FILE|URL[@DIGEST]";
 
 /// Longest text taken at all; a path has 4095 bytes at most.
 const LONGEST: usize = 8192;
@@ -42,8 +42,8 @@ pub enum ImageReference {
         file: PathBuf,
         tag: Option<String>,
     },
-    /// A bundle of ready file systems, as `image export` writes it.
-    Bundle(BundleLocation),
+    /// A bundle of ready file systems, as `image export` writes it; perhaps the digest of the file.
+    Bundle(BundleLocation, Option<Digest>),
 }
 
 /// An image in a registry.
@@ -73,8 +73,8 @@ impl ImageReference {
             Self::Layout { directory: path, .. } => as_name(&file_name(path)),
             Self::OciArchive { file, .. }
             | Self::DockerArchive { file, .. }
-            | Self::Bundle(BundleLocation::File(file)) => as_name(without_extensions(&file_name(file))),
-            Self::Bundle(BundleLocation::Url(url)) => {
+            | Self::Bundle(BundleLocation::File(file), _) => as_name(without_extensions(&file_name(file))),
+            Self::Bundle(BundleLocation::Url(url), _) => {
                 let path = url.split(['?', '#']).next().unwrap_or_default();
                 as_name(without_extensions(last_part(path)))
             }
@@ -89,7 +89,7 @@ impl ImageReference {
             Self::Layout { tag, .. } | Self::OciArchive { tag, .. } | Self::DockerArchive { tag, .. } => {
                 tag.clone()
             }
-            Self::Bundle(_) => None,
+            Self::Bundle(..) => None,
         };
         match tag {
             Some(tag) => as_name(&format!("{}-{tag}", self.default_name())),
@@ -144,7 +144,9 @@ impl FromStr for ImageReference {
             return parse_registry(rest).map(Self::Registry).map_err(refuse);
         }
         if let Some(rest) = text.strip_prefix("bundle:") {
-            return parse_bundle(rest).map(Self::Bundle).map_err(refuse);
+            return parse_bundle(rest)
+                .map(|(location, digest)| Self::Bundle(location, digest))
+                .map_err(refuse);
         }
         for (prefix, make) in LOCAL_FORMS {
             if let Some(rest) = text.strip_prefix(prefix) {
@@ -185,19 +187,27 @@ fn parse_local(rest: &str) -> Result<(PathBuf, Option<String>), &'static str> {
     Ok((path, tag.map(str::to_owned)))
 }
 
-fn parse_bundle(rest: &str) -> Result<BundleLocation, &'static str> {
-    if rest.starts_with("https://") || rest.starts_with("http://") {
-        return match reqwest::Url::parse(rest) {
+fn parse_bundle(rest: &str) -> Result<(BundleLocation, Option<Digest>), &'static str> {
+    // A path or a URL may hold an `@` of its own; what follows tells.
+    let (place, digest) = match rest.rsplit_once('@') {
+        Some((place, digest)) if digest.starts_with("sha256:") => {
+            (place, Some(digest.parse().map_err(|_| "after `@` there must be a sha256 digest")?))
+        }
+        _ => (rest, None),
+    };
+    if place.starts_with("https://") || place.starts_with("http://") {
+        return match reqwest::Url::parse(place) {
             Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => {
-                Ok(BundleLocation::Url(url.into()))
+                Ok((BundleLocation::Url(url.into()), digest))
             }
             _ => Err("the URL of the bundle is malformed"),
         };
     }
-    if rest.is_empty() || rest.contains('\0') {
+    if place.is_empty() || place.contains('\0') {
         return Err("there is no path");
     }
-    std::path::absolute(rest).map(BundleLocation::File).map_err(|_| "the path cannot be made absolute")
+    let path = std::path::absolute(place).map_err(|_| "the path cannot be made absolute")?;
+    Ok((BundleLocation::File(path), digest))
 }
 
 /// `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
@@ -342,8 +352,13 @@ impl fmt::Display for ImageReference {
             Self::Layout { directory, tag } => local("oci", directory, tag),
             Self::OciArchive { file, tag } => local("oci-archive", file, tag),
             Self::DockerArchive { file, tag } => local("docker-archive", file, tag),
-            Self::Bundle(BundleLocation::File(file)) => local("bundle", file, &None),
-            Self::Bundle(BundleLocation::Url(url)) => write!(f, "bundle:{url}"),
+            Self::Bundle(location, digest) => {
+                match location {
+                    BundleLocation::File(file) => write!(f, "bundle:{}", file.display())?,
+                    BundleLocation::Url(url) => write!(f, "bundle:{url}")?,
+                }
+                digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
+            }
         }
     }
 }
@@ -397,6 +412,8 @@ mod tests {
         check("docker-archive:/x/a.tar.gz:a:1", "docker-archive:/x/a.tar.gz:a:1", "a");
         check("bundle:/x/a.tar.zst", "bundle:/x/a.tar.zst", "a");
         check("bundle:https://h.example/x/b.tar.zst?k=v", "bundle:https://h.example/x/b.tar.zst?k=v", "b");
+        let pinned = format!("bundle:/x/a@b.tar.zst@{}", Digest::of(b""));
+        check(&pinned, &pinned, "a-b");
         let relative: ImageReference = "oci:some/dir".parse().unwrap();
         let directory = std::env::current_dir().unwrap().join("some/dir");
         assert_eq!(relative, ImageReference::Layout { directory, tag: None });

@@ -20,12 +20,7 @@ pub(crate) async fn delete(store: &Store, data: &DataDirectory, name: &str) -> R
             let image = store::images::find(transaction, &root, &name)?;
             let machines = store::images::used_by(transaction, &image.id)?;
             if !machines.is_empty() {
-                return Err(Error::conflict(format!(
-                    "the image `{}` is in use by {}",
-                    image.name,
-                    machines.join(", ")
-                ))
-                .with_hint("delete those machines first: `vmdeck vm delete NAME`"));
+                return Err(store::images::in_use(&image.name, &machines));
             }
             let last = store::images::delete(transaction, &image)?;
             Ok((image, last))

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::bundle::{self, FetchBundle, FetchedBundle};
+use super::catalog;
 use super::flatten::{self, Flatten};
 use super::manifest::Platform;
 use super::publish;
@@ -20,10 +22,14 @@ pub type PullAndFlatten = Arc<dyn Fn(Flatten) -> BoxFuture<'static, Result<Rootf
 /// Makes the folder of an image complete and durable, the last step before it is published.
 pub type FinalizePulledRootfs = Arc<dyn Fn(PathBuf, Image) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
+/// Gets a bundle and unpacks it into a folder, verified.
+pub type BundleFetch = Arc<dyn Fn(FetchBundle) -> BoxFuture<'static, Result<FetchedBundle>> + Send + Sync>;
+
 #[derive(Clone)]
 pub struct Seams {
     pub pull_and_flatten: PullAndFlatten,
     pub finalize_pulled_rootfs: FinalizePulledRootfs,
+    pub bundle_fetch: BundleFetch,
 }
 
 impl Default for Seams {
@@ -33,6 +39,7 @@ impl Default for Seams {
             finalize_pulled_rootfs: Arc::new(|folder, image| {
                 Box::pin(flatten::blocking(move || publish::finalize_pulled_rootfs(&folder, &image)))
             }),
+            bundle_fetch: Arc::new(|request| Box::pin(bundle::fetch(request))),
         }
     }
 }
@@ -49,6 +56,8 @@ pub struct Settings {
     pub credentials: CredentialFiles,
     /// What images must be made for.
     pub platform: Platform,
+    /// The user's own catalog, which need not exist.
+    pub catalog: Option<PathBuf>,
     pub seams: Seams,
 }
 
@@ -58,6 +67,7 @@ impl Default for Settings {
             patience: Patience::default(),
             credentials: CredentialFiles::of_user(),
             platform: Platform::host(),
+            catalog: catalog::user_catalog(),
             seams: Seams::default(),
         }
     }

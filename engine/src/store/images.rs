@@ -37,6 +37,11 @@ pub fn name_taken(name: &str) -> Error {
         .with_hint("choose another name with --name, or delete that image first")
 }
 
+pub fn in_use(name: &str, machines: &[String]) -> Error {
+    Error::conflict(format!("the image `{name}` is in use by {}", machines.join(", ")))
+        .with_hint("delete those machines first: `vmdeck vm delete NAME`")
+}
+
 pub fn list(connection: &Connection, root: &Path) -> Result<Vec<Image>> {
     select(connection, root, "ORDER BY name", [])
 }

@@ -168,7 +168,7 @@ async fn a_pull_that_died_at_ninety_percent_starts_at_ninety_percent() {
     assert!(whole(&error).contains("broke") && error.hint().is_some(), "{}", whole(&error));
     bench.assert_clean().await;
     let name = format!("{}.partial", image.layers[0].digest().hex());
-    assert_eq!(bench.names("cache/blobs/sha256"), [name.clone()]);
+    assert_eq!(bench.names("cache/blobs/sha256"), std::slice::from_ref(&name));
     let kept = fs::metadata(bench.data.blobs().join(&name)).unwrap().len() as usize;
     assert!(kept >= cut * 9 / 10, "{kept} of {cut}");
 
@@ -202,7 +202,7 @@ async fn damage_in_the_blob_cache_heals_by_itself() {
         fs::write(bench.data.blobs().join(&name), content).unwrap();
         let pulled = bench.pull(&server.reference("app:1"), "app").await.unwrap();
         assert_sound(&pulled.files.rootfs);
-        assert_eq!(bench.names("cache/blobs/sha256"), [hex.clone()], "{name}");
+        assert_eq!(bench.names("cache/blobs/sha256"), std::slice::from_ref(&hex), "{name}");
         assert_eq!(&fs::read(bench.data.blobs().join(&hex)).unwrap(), bytes);
         assert_eq!(bench.names("staging"), [""; 0]);
     }

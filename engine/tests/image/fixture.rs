@@ -194,6 +194,7 @@ pub(crate) fn settings() -> Settings {
             longest_retry_after: Duration::from_secs(5),
         },
         credentials: CredentialFiles::default(),
+        catalog: None,
         ..Settings::default()
     }
 }

@@ -2,11 +2,12 @@
 //! against a server that misbehaves on purpose, because a real one does so too rarely.
 
 // The configuration's `allow-unwrap-in-tests` does not reach the helpers of an integration test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod concurrency;
 mod faults;
 mod fixture;
+mod lifecycle;
 mod registry;
 mod server;
 mod sources;

@@ -41,7 +41,7 @@ async fn an_image_of_several_layers_becomes_a_sound_file_system() {
     assert!(parts.iter().all(|part| part.done() == part.total()), "{parts:?}");
     let record = bench.operations.find(task.operation().id().as_str()).await.unwrap();
     let phases: Vec<_> = record.phases.iter().map(|phase| phase.name.as_str()).collect();
-    assert_eq!(phases, ["resolve", "download", "write", "publish"]);
+    assert_eq!(phases, ["resolve", "download", "write", "seed", "publish"]);
 
     if !has("e2fsck") || !has("debugfs") {
         return;

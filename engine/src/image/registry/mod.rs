@@ -9,6 +9,7 @@
 pub(crate) mod challenge;
 pub(crate) mod client;
 pub(crate) mod credentials;
+pub(crate) mod download;
 pub(crate) mod http;
 
 use std::time::Duration;

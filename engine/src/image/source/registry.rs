@@ -185,7 +185,7 @@ impl Source for RegistrySource {
 }
 
 /// Start and whole length of `bytes START-END/LENGTH` (RFC 9110, section 14.4).
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(crate) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _end) = range.split_once('-')?;
     let total = if total == "*" { None } else { Some(total.parse().ok()?) };

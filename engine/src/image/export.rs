@@ -1,0 +1,72 @@
+//! Export: an image as one file, for another host.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::flatten::blocking;
+use super::output::Output;
+use super::{ImageService, bundle};
+use crate::error::{Error, Result};
+use crate::operation::progress::ProgressUnit;
+use crate::operation::record::OperationKind;
+use crate::operation::{Operation, Task};
+
+/// What to export.
+#[derive(Clone, Debug)]
+pub struct ExportImage {
+    pub name: String,
+    /// The file to write; it must not be there yet.
+    pub output: PathBuf,
+    pub format: ExportFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// The file systems as they are ([`super::bundle`]).
+    #[default]
+    Bundle,
+}
+
+/// A file that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedImage {
+    pub name: String,
+    pub format: ExportFormat,
+    pub path: PathBuf,
+    /// Length of the file in bytes.
+    pub bytes: u64,
+}
+
+impl ImageService {
+    /// Writes an image to a file.
+    pub fn export(&self, request: ExportImage, parent: Option<&Operation>) -> Task<ExportedImage> {
+        let (this, target) = (self.clone(), request.name.clone());
+        self.shared.operations.spawn(OperationKind::ImageExport, target, parent, |operation| {
+            this.run_export(request, operation)
+        })
+    }
+
+    async fn run_export(self, request: ExportImage, operation: Operation) -> Result<ExportedImage> {
+        let image = self.find(&request.name).await?;
+        operation.phase("write").await;
+        let part = operation.progress().add(image.name.clone(), ProgressUnit::Bytes, 0);
+        let cancel = operation.cancelled().clone();
+        blocking(move || {
+            let mut output = Output::create(&request.output)?;
+            let mut buffered = BufWriter::with_capacity(1 << 20, output.file());
+            match request.format {
+                ExportFormat::Bundle => bundle::write(&image, &mut buffered, &part, &cancel).map(|_| ())?,
+            }
+            let fail = |error| Error::io(format!("cannot write `{}`", request.output.display()), error);
+            buffered.flush().map_err(fail)?;
+            drop(buffered);
+            let bytes = output.file().metadata().map_err(fail)?.len();
+            let path = output.publish()?;
+            Ok(ExportedImage { name: image.name, format: request.format, path, bytes })
+        })
+        .await
+    }
+}

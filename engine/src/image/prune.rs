@@ -1,0 +1,160 @@
+//! Prune: what can be made again, or belongs to nothing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::ImageService;
+use super::flatten::blocking;
+use super::record::Image;
+use crate::error::{Error, Result};
+use crate::operation::record::OperationKind;
+use crate::operation::{Operation, Task};
+use crate::store;
+
+/// What to remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PruneImages {
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Also every cached blob, and every managed image that no machine uses.
+    pub all: bool,
+}
+
+/// What went, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneReport {
+    pub dry_run: bool,
+    pub items: Vec<PrunedItem>,
+    /// Bytes on the disk that this frees.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedItem {
+    pub kind: PrunedKind,
+    /// Name of an image, digest of a blob.
+    pub name: String,
+    /// Bytes on the disk.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrunedKind {
+    Image,
+    /// A layer in the blob cache.
+    Blob,
+    /// A part of a layer that nobody downloads now.
+    PartialBlob,
+}
+
+impl ImageService {
+    /// Removes what is of no more use: without `all`, blobs that belong to no image on record and
+    /// downloads that were given up.
+    pub fn prune(&self, request: PruneImages, parent: Option<&Operation>) -> Task<PruneReport> {
+        let this = self.clone();
+        self.shared
+            .operations
+            .spawn(OperationKind::ImagePrune, "", parent, move |operation| this.run_prune(request, operation))
+    }
+
+    async fn run_prune(self, request: PruneImages, operation: Operation) -> Result<PruneReport> {
+        let mut report = PruneReport { dry_run: request.dry_run, ..PruneReport::default() };
+        if !request.dry_run {
+            self.reconcile().await?;
+        }
+        let images = self.list().await?;
+        let mut kept: Vec<Image> = Vec::new();
+        for image in images {
+            if operation.cancelled().is_cancelled() {
+                return Err(Error::cancelled());
+            }
+            if request.all && image.managed && self.is_unused(&image).await? {
+                let shared = kept.iter().any(|other| other.content_id == image.content_id);
+                let size = if shared { 0 } else { allocated(&image) };
+                if !request.dry_run {
+                    match super::remove::delete(&self.shared.store, &self.shared.data, &image.name).await {
+                        Ok(_) => {}
+                        // A machine was made of it since, or somebody else deleted it.
+                        Err(error)
+                            if matches!(
+                                error.kind(),
+                                crate::ErrorKind::Conflict | crate::ErrorKind::NotFound
+                            ) =>
+                        {
+                            kept.push(image);
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                report.items.push(PrunedItem { kind: PrunedKind::Image, name: image.name, bytes: size });
+            } else {
+                kept.push(image);
+            }
+        }
+        let in_use: HashSet<String> = if request.all {
+            HashSet::new()
+        } else {
+            let layers = kept.iter().flat_map(|image| &image.layers);
+            layers.filter_map(|layer| layer.digest.strip_prefix("sha256:").map(str::to_owned)).collect()
+        };
+        let (folder, dry_run) = (self.shared.data.blobs(), request.dry_run);
+        let blobs = blocking(move || prune_blobs(&folder, &in_use, dry_run)).await?;
+        report.items.extend(blobs);
+        report.bytes = report.items.iter().map(|item| item.bytes).sum();
+        Ok(report)
+    }
+
+    async fn is_unused(&self, image: &Image) -> Result<bool> {
+        let id = image.id.clone();
+        self.shared
+            .store
+            .read(move |connection| Ok(store::images::used_by(connection, &id)?.is_empty()))
+            .await
+    }
+}
+
+/// Bytes on the disk of an image's folder.
+fn allocated(image: &Image) -> u64 {
+    let Some(folder) = image.files.rootfs.parent() else { return 0 };
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+}
+
+fn prune_blobs(folder: &Path, in_use: &HashSet<String>, dry_run: bool) -> Result<Vec<PrunedItem>> {
+    let fail = |error| Error::io(format!("cannot read `{}`", folder.display()), error);
+    let mut items = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(metadata) = entry.metadata() else { continue };
+        let (kind, digest) = match name.strip_suffix(".partial") {
+            Some(digest) => (PrunedKind::PartialBlob, digest.to_owned()),
+            None if in_use.contains(&name) => continue,
+            None => (PrunedKind::Blob, name.clone()),
+        };
+        // A download holds the lock on its file; with the lock in hand nobody begins one.
+        let lock = if kind == PrunedKind::PartialBlob {
+            match fs::File::open(entry.path()).map(|file| file.try_lock().map(|()| file)) {
+                Ok(Ok(file)) => Some(file),
+                _ => continue,
+            }
+        } else {
+            None
+        };
+        if !dry_run {
+            let path: PathBuf = entry.path();
+            fs::remove_file(&path)
+                .map_err(|error| Error::io(format!("cannot remove `{}`", path.display()), error))?;
+        }
+        drop(lock);
+        items.push(PrunedItem { kind, name: format!("sha256:{digest}"), bytes: metadata.blocks() * 512 });
+    }
+    items.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(items)
+}

@@ -1,0 +1,360 @@
+//! Register, promote, export, bundles, the catalog, prune.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vmdeck_engine::ErrorKind;
+use vmdeck_engine::image::record::Image;
+use vmdeck_engine::image::{
+    Digest, ExportFormat, ExportImage, PromoteImage, PruneImages, PrunedKind, RegisterImage, Settings,
+};
+
+use crate::fixture::*;
+use crate::server::*;
+
+/// A file system by mke2fs with a home of root; `None` when there is no mke2fs.
+fn make_rootfs(folder: &Path, name: &str) -> Option<PathBuf> {
+    if !has("mke2fs") {
+        return None;
+    }
+    let content = folder.join(format!("{name}.d"));
+    fs::create_dir_all(content.join("root")).unwrap();
+    fs::create_dir_all(content.join("etc")).unwrap();
+    fs::write(content.join("etc/name"), "small\n").unwrap();
+    fs::write(content.join("root/.profile"), "p\n").unwrap();
+    let image = folder.join(name);
+    let output = Command::new("/usr/sbin/mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .arg(&content)
+        .arg(&image)
+        .arg("32M")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(image)
+}
+
+fn register(name: &str, rootfs: &Path) -> RegisterImage {
+    RegisterImage { name: name.into(), rootfs: rootfs.to_owned(), ..RegisterImage::default() }
+}
+
+fn check_seed(bench: &Bench, image: &Image) {
+    let seed = image.files.work_seed.as_ref().unwrap();
+    assert_sound(&image.files.rootfs);
+    assert_sound(seed);
+    assert_eq!(cat(seed, "/.profile"), "p\n");
+    let key = vmdeck_engine::keys::installation_key(&bench.data).unwrap();
+    assert!(cat(seed, "/.ssh/authorized_keys").contains(&key.public_line));
+}
+
+#[tokio::test]
+async fn a_registered_image_is_promoted_in_place_and_under_a_new_name() {
+    let bench = Bench::new();
+    let Some(rootfs) = make_rootfs(bench.folder.path(), "rootfs") else { return };
+    let original = Digest::of(&fs::read(&rootfs).unwrap());
+    let registered = bench.images.register(register("mine", &rootfs), None).wait().await.unwrap();
+    assert!(!registered.managed);
+    assert_eq!(registered.files.rootfs, fs::canonicalize(&rootfs).unwrap());
+    assert_eq!(registered.rootfs_bytes, 32 << 20);
+    let error = bench.images.register(register("mine", &rootfs), None).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+
+    let other = PromoteImage { name: "mine".into(), new_name: Some("copy".into()) };
+    let copy = bench.images.promote(other, None).wait().await.unwrap();
+    assert!(copy.managed && copy.files.rootfs.starts_with(bench.data.images()));
+    check_seed(&bench, &copy);
+    let mut task = bench.images.promote(PromoteImage { name: "mine".into(), new_name: None }, None);
+    let promoted = task.wait().await.unwrap();
+    check_seed(&bench, &promoted);
+    assert!(task.operation().progress().parts().iter().all(|part| part.done() == part.total()));
+    let names: Vec<_> =
+        bench.images.list().await.unwrap().into_iter().map(|image| (image.name, image.managed)).collect();
+    assert_eq!(names, [("copy".to_owned(), true), ("mine".to_owned(), true)]);
+    // What was registered is as it was.
+    assert_eq!(Digest::of(&fs::read(&rootfs).unwrap()), original);
+    assert_eq!(bench.names("staging"), [""; 0]);
+    let error = bench
+        .images
+        .promote(PromoteImage { name: "copy".into(), new_name: None }, None)
+        .wait()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    // Deleting an unmanaged image leaves its files.
+    bench.images.register(register("again", &rootfs), None).wait().await.unwrap();
+    bench.images.delete("again").await.unwrap();
+    assert!(rootfs.exists());
+}
+
+#[tokio::test]
+async fn a_promote_takes_a_given_seed_and_a_kernel_along() {
+    let bench = Bench::new();
+    let Some(rootfs) = make_rootfs(bench.folder.path(), "rootfs") else { return };
+    // A seed with everything one level too deep.
+    let seed = bench.folder.path().join("seed");
+    let content = bench.folder.path().join("seed.d");
+    fs::create_dir_all(content.join("root")).unwrap();
+    fs::write(content.join("root/.profile"), "p\n").unwrap();
+    let made = Command::new("/usr/sbin/mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .arg(&content)
+        .arg(&seed)
+        .arg("16M")
+        .status();
+    assert!(made.unwrap().success());
+    let kernel = bench.folder.path().join("vmlinuz");
+    let mut header = vec![0u8; 0x400];
+    header[0x202..0x206].copy_from_slice(b"HdrS");
+    header[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    header[0x236] = 1;
+    fs::write(&kernel, &header).unwrap();
+    let request = RegisterImage {
+        work_seed: Some(seed.clone()),
+        kernel: Some(kernel.clone()),
+        initrd: Some(kernel.clone()),
+        ..register("mine", &rootfs)
+    };
+    let result = bench.images.register(request, None).wait().await;
+    if vmdeck_engine::image::Platform::host().architecture != "amd64" {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Usage);
+        return;
+    }
+    result.unwrap();
+    let promoted = bench
+        .images
+        .promote(PromoteImage { name: "mine".into(), new_name: None }, None)
+        .wait()
+        .await
+        .unwrap();
+    check_seed(&bench, &promoted);
+    assert_eq!(fs::read(promoted.files.kernel.as_ref().unwrap()).unwrap(), header);
+    assert!(promoted.files.initrd.is_some() && promoted.files.modules.is_none());
+    let folder = promoted.files.rootfs.parent().unwrap();
+    assert!(fs::read_to_string(folder.join("image.json")).unwrap().contains("\"kernel\": \"kernel\""));
+}
+
+#[tokio::test]
+async fn what_is_no_root_file_system_is_not_registered() {
+    let bench = Bench::new();
+    let check = async |path: &Path, expected: &str| {
+        let error = bench.images.register(register("x", path), None).wait().await.unwrap_err();
+        assert!(whole(&error).contains(expected), "{}", whole(&error));
+    };
+    check(bench.folder.path(), "is a folder").await;
+    check(&bench.folder.path().join("none"), "cannot open the root file system").await;
+    let text = bench.folder.path().join("text");
+    fs::write(&text, "hello").unwrap();
+    check(&text, "is no ext4 file system").await;
+    let error = bench.images.register(register("../x", &text), None).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(bench.images.list().await.unwrap().is_empty());
+    let Some(rootfs) = make_rootfs(bench.folder.path(), "rootfs") else { return };
+    bench.images.register(register("mine", &rootfs), None).wait().await.unwrap();
+    let managed = bench
+        .images
+        .promote(PromoteImage { name: "mine".into(), new_name: None }, None)
+        .wait()
+        .await
+        .unwrap();
+    check(&managed.files.rootfs, "belongs to an image of vmdeck").await;
+}
+
+async fn export(bench: &Bench, name: &str, path: &Path) -> vmdeck_engine::Result<()> {
+    let request = ExportImage { name: name.into(), output: path.to_owned(), format: ExportFormat::Bundle };
+    let exported = bench.images.export(request, None).wait().await?;
+    assert_eq!(exported.bytes, fs::metadata(&exported.path).unwrap().len());
+    Ok(())
+}
+
+/// An image that was pulled from a layout.
+async fn pulled(bench: &Bench) -> Image {
+    let layout = bench.folder.path().join("layout");
+    let files: &[(&str, &[u8])] =
+        &[("etc/", b""), ("etc/name", b"small\n"), ("root/", b""), ("root/.profile", b"p\n")];
+    write_layout(&layout, &[(&TestImage::new(&[(GZIP, tar_of(files))]), None)]);
+    bench.pull(&format!("oci:{}", layout.display()), "small").await.unwrap()
+}
+
+#[tokio::test]
+async fn a_bundle_brings_an_image_to_another_host() {
+    let here = Bench::new();
+    let image = pulled(&here).await;
+    let path = here.folder.path().join("small.tar.zst");
+    export(&here, "small", &path).await.unwrap();
+    // The file system is hundreds of megabytes long and nearly empty.
+    assert!(fs::metadata(&path).unwrap().len() < 4 << 20);
+    let error = export(&here, "small", &path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+
+    let there = Bench::new();
+    let reference = format!("bundle:{}", path.display());
+    let mut task = there
+        .images
+        .pull(vmdeck_engine::image::PullImage { reference: reference.clone(), ..Default::default() }, None);
+    let brought = task.wait().await.unwrap();
+    assert_eq!((brought.name.as_str(), &brought.config), ("small", &image.config));
+    assert_eq!(brought.rootfs_bytes, image.rootfs_bytes);
+    check_seed(&there, &brought);
+    assert_eq!(cat(&brought.files.rootfs, "/etc/name"), "small\n");
+    use std::os::unix::fs::MetadataExt;
+    let blocks = |path: &Path| fs::metadata(path).unwrap().blocks();
+    assert!(blocks(&brought.files.rootfs) <= blocks(&image.files.rootfs) + 64);
+    // Both installations' keys are in the seed, as both may log in.
+    let seed = brought.files.work_seed.as_ref().unwrap();
+    assert_eq!(cat(seed, "/.ssh/authorized_keys").lines().count(), 2);
+    // Once more under the same name is no error, and under another shares the files.
+    assert_eq!(there.pull(&reference, "small").await.unwrap(), brought);
+    assert_eq!(there.pull(&reference, "other").await.unwrap().files, brought.files);
+    let digest = Digest::of(&fs::read(&path).unwrap());
+    there.pull(&format!("{reference}@{digest}"), "pinned").await.unwrap();
+    let wrong = format!("{reference}@{}", Digest::of(b"other"));
+    let error = there.pull(&wrong, "wrong").await.unwrap_err();
+    assert!(whole(&error).contains("does not have the promised digest"), "{}", whole(&error));
+    assert_eq!(there.names("staging"), [""; 0]);
+    assert_eq!(there.names("images").len(), 1);
+}
+
+#[tokio::test]
+async fn a_bundle_comes_over_http_in_spite_of_a_reset_and_by_its_catalog_name() {
+    let here = Bench::new();
+    pulled(&here).await;
+    let path = here.folder.path().join("small.tar.zst");
+    export(&here, "small", &path).await.unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let digest = Digest::of(&bytes);
+    let broken = Arc::new(AtomicBool::new(false));
+    let always = Arc::clone(&broken);
+    let server = Server::start(move |request, before| {
+        let (from, length) = (request.from().unwrap_or(0), bytes.len());
+        let answer = Answer::new(if from > 0 { 206 } else { 200 }, &bytes[from..])
+            .header("ETag", "\"1\"")
+            .header("Content-Range", format!("bytes {from}-{}/{length}", length - 1));
+        if before == 0 || always.load(Ordering::Relaxed) {
+            answer.end(End::Reset((length - from) / 2))
+        } else {
+            answer
+        }
+    })
+    .await;
+    let url = format!("http://{}/small.tar.zst", server.address);
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = folder.path().join("images.toml");
+    let text =
+        format!("[[image]]\nname = \"tiny\"\nreference = \"bundle:{url}\"\nsha256 = \"{}\"\n", digest.hex());
+    fs::write(&catalog, text).unwrap();
+    let there = Bench::with(Settings { catalog: Some(catalog), ..settings() });
+    let request = vmdeck_engine::image::PullImage { reference: "tiny".into(), ..Default::default() };
+    let image = there.images.pull(request, None).wait().await.unwrap();
+    assert_eq!(image.name, "tiny");
+    check_seed(&there, &image);
+    assert_eq!(server.requests("small").len(), 2);
+    assert_eq!(server.requests("small")[1].header("if-range"), Some("\"1\""));
+
+    broken.store(true, Ordering::Relaxed);
+    let error = there.pull(&format!("bundle:{url}"), "again").await.unwrap_err();
+    assert!(whole(&error).contains("download of `http://127.0.0.1"), "{}", whole(&error));
+    assert_eq!(there.names("staging"), [""; 0]);
+    let error = there.pull("bundle:http://10.255.255.1/x.tar.zst", "plain").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(whole(&error).contains("--plain-http"), "{}", whole(&error));
+}
+
+#[tokio::test]
+async fn a_hostile_bundle_is_refused_and_leaves_nothing() {
+    let here = Bench::new();
+    let image = pulled(&here).await;
+    let rootfs = fs::read(&image.files.rootfs).unwrap();
+    let manifest = |sha256: Digest, size: usize, name: &str| {
+        serde_json::json!({"format": "vmdeck-bundle", "version": 1, "name": "x",
+            "files": {name: {"size": size, "sha256": sha256.to_string()}}})
+        .to_string()
+        .into_bytes()
+    };
+    let good = manifest(Digest::of(&rootfs), rootfs.len(), "rootfs.ext4");
+    let other = manifest(Digest::of(b""), rootfs.len(), "rootfs.ext4");
+    let more = manifest(Digest::of(b""), 0, "work-seed.ext4");
+    let future = br#"{"format":"vmdeck-bundle","version":2}"#;
+    let strange = br#"{"format":"other","version":1}"#;
+    type Members<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Members<'_>, &str); 10] = [
+        (&[("manifest.json", &other), ("rootfs.ext4", &rootfs)], "is not what its manifest says"),
+        (&[("rootfs.ext4", &rootfs)], "has no `manifest.json`"),
+        (&[("manifest.json", &good)], "has no `rootfs.ext4`"),
+        (&[("manifest.json", &more), ("rootfs.ext4", &rootfs)], "lacks `work-seed.ext4`"),
+        (
+            &[("manifest.json", &good), ("rootfs.ext4", &rootfs), ("kernel", b"k")],
+            "`kernel` in the bundle is not in",
+        ),
+        (&[("manifest.json", &good), ("etc/passwd", b"x")], "`etc/passwd` of the bundle has no place"),
+        (&[("manifest.json", &good), ("manifest.json", &good)], "is there twice"),
+        (&[("manifest.json", future)], "later version"),
+        (&[("manifest.json", strange)], "none of a bundle of vmdeck"),
+        (
+            &[
+                ("rootfs.ext4", b"no file system"),
+                ("manifest.json", &manifest(Digest::of(b"no file system"), 14, "rootfs.ext4")),
+            ],
+            "is no ext4 file system",
+        ),
+    ];
+    let there = Bench::new();
+    let path = there.folder.path().join("bundle");
+    for (members, expected) in cases {
+        fs::write(&path, zstd::encode_all(tar_of(members).as_slice(), 1).unwrap()).unwrap();
+        let error = there.pull(&format!("bundle:{}", path.display()), "x").await.unwrap_err();
+        assert!(whole(&error).contains(expected), "{expected}: {}", whole(&error));
+        there.assert_clean().await;
+    }
+    let whole_bundle =
+        zstd::encode_all(tar_of(&[("manifest.json", &good), ("rootfs.ext4", &rootfs)]).as_slice(), 1)
+            .unwrap();
+    for bytes in [&whole_bundle[..whole_bundle.len() / 2], b"hello".as_slice(), b""] {
+        fs::write(&path, bytes).unwrap();
+        let error = there.pull(&format!("bundle:{}", path.display()), "x").await.unwrap_err();
+        assert!(whole(&error).contains("damaged"), "{}", whole(&error));
+        there.assert_clean().await;
+    }
+    fs::write(&path, &whole_bundle).unwrap();
+    there.pull(&format!("bundle:{}", path.display()), "x").await.unwrap();
+}
+
+#[tokio::test]
+async fn prune_frees_what_nothing_needs_and_a_dry_run_nothing() {
+    let (kept, gone) = (small_image(), TestImage::new(&[(GZIP, tar_of(&[("x", &noise(100_000, 1))]))]));
+    let mut shelf = Shelf::default();
+    shelf.add(&kept);
+    shelf.add(&gone);
+    shelf.tag("kept", &kept.manifest);
+    shelf.tag("gone", &gone.manifest);
+    let server = Server::start(move |request, _| shelf.answer(request)).await;
+    let bench = Bench::new();
+    bench.pull(&server.reference("app:kept"), "kept").await.unwrap();
+    bench.pull(&server.reference("app:gone"), "gone").await.unwrap();
+    bench.images.delete("gone").await.unwrap();
+    let abandoned = bench.data.blobs().join(format!("{}.partial", Digest::of(b"abandoned").hex()));
+    fs::write(&abandoned, [1; 5000]).unwrap();
+    let busy = bench.data.blobs().join(format!("{}.partial", Digest::of(b"busy").hex()));
+    let holder = fs::File::create(&busy).unwrap();
+    holder.try_lock().unwrap();
+
+    let prune =
+        async |dry_run, all| bench.images.prune(PruneImages { dry_run, all }, None).wait().await.unwrap();
+    let planned = prune(true, false).await;
+    let kinds: Vec<_> = planned.items.iter().map(|item| item.kind).collect();
+    assert_eq!(kinds.len(), 2, "{planned:?}");
+    assert!(kinds.contains(&PrunedKind::Blob) && kinds.contains(&PrunedKind::PartialBlob));
+    assert!(planned.bytes >= 100_000);
+    assert!(abandoned.exists());
+    let done = prune(false, false).await;
+    assert_eq!((&done.items, done.bytes), (&planned.items, planned.bytes));
+    assert!(!abandoned.exists() && busy.exists());
+    assert_eq!(bench.names("cache/blobs/sha256").len(), 2);
+    assert!(prune(false, false).await.items.is_empty());
+    let all = prune(false, true).await;
+    assert_eq!(all.items.iter().filter(|item| item.kind == PrunedKind::Image).count(), 1);
+    assert_eq!(bench.names("images"), [""; 0]);
+    assert!(bench.images.list().await.unwrap().is_empty());
+}
