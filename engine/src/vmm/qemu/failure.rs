@@ -36,17 +36,14 @@ pub(super) fn classify(spec: &MachineSpec, log: &str, ended: &str) -> Error {
     if spec.accelerator == Accelerator::Kvm
         && ["KVM", "kvm", "MSR", "/dev/kvm"].iter().any(|needle| said.contains(needle))
     {
-        return Error::host_cannot(format!("KVM does not start `{name}`"))
+        return Error::failed(format!("KVM does not start `{name}`"))
             .with_source(AcceleratorFailed(said))
             .with_hint("`vmdeck doctor` proves the accelerator anew");
     }
     if has("annot set up guest memory") || has("annot allocate memory") {
-        return Error::host_cannot(format!(
-            "this host has no {} MiB of memory for `{name}`",
-            spec.memory_mib
-        ))
-        .with_source(Said(said))
-        .with_hint("give the machine less memory, or stop others");
+        return Error::failed(format!("this host has no {} MiB of memory for `{name}`", spec.memory_mib))
+            .with_source(Said(said))
+            .with_hint("give the machine less memory, or stop others");
     }
     // What is no kernel at all is taken for one of the time before there was a header.
     let no_kernel =
@@ -62,7 +59,7 @@ pub(super) fn classify(spec: &MachineSpec, log: &str, ended: &str) -> Error {
             .with_hint("`vmdeck kernel show` says where its files should be");
     }
     if has("/dev/net/tun") {
-        return Error::host_cannot(format!("the tap device of `{name}` cannot be opened"))
+        return Error::failed(format!("the tap device of `{name}` cannot be opened"))
             .with_source(Said(said))
             .with_hint("bridged networking needs root or CAP_NET_ADMIN");
     }
@@ -83,12 +80,12 @@ pub(super) fn classify(spec: &MachineSpec, log: &str, ended: &str) -> Error {
     }
 }
 
-/// The end of what QEMU printed; empty when it cannot be read.
-pub(super) fn log_tail(path: &Path) -> String {
+/// The end of what QEMU printed from `start` on; empty when it cannot be read.
+pub(super) fn log_tail(path: &Path, start: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let from = length.saturating_sub(TAIL_BYTES);
+        let from = length.saturating_sub(TAIL_BYTES).max(start).min(length);
         let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(0)];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -161,14 +158,14 @@ mod tests {
             Accelerator::Kvm,
             "qemu-system-x86_64: warning: host doesn't support\nqemu-system-x86_64: error: failed to set MSR 0x10a to 0x0\n\
              qemu-system-x86_64: ../../target/i386/kvm/kvm.c:3007: kvm_buf_set_msrs: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed.\n",
-            ErrorKind::HostCannot,
+            ErrorKind::Failed,
             "KVM does not start `web`: ../../target/i386/kvm/kvm.c:3007: kvm_buf_set_msrs: Assertion \
              `ret == cpu->kvm_msr_buf->nmsrs' failed.",
         );
         check(
             Accelerator::Tcg,
             "qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory\n",
-            ErrorKind::HostCannot,
+            ErrorKind::Failed,
             "this host has no 512 MiB of memory for `web`: cannot set up guest memory 'pc.ram': Cannot allocate memory",
         );
         check(

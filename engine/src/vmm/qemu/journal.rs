@@ -15,7 +15,7 @@ use super::qmp::Event;
 
 /// How the machine's last run ended; [`Ending::Unknown`] while it runs.
 pub(super) fn ending(directory: &Path) -> Ending {
-    parse(&failure::log_tail(&directory.join(JOURNAL_OUT)))
+    parse(&failure::log_tail(&directory.join(JOURNAL_OUT), 0))
 }
 
 /// Events of QEMU's qapi/run-state.json, oldest first.

@@ -20,7 +20,10 @@ use crate::error::{Error, Result};
 use crate::process::ProcessIdentity;
 use crate::process::detached::{self, Detached};
 
+/// What QEMU prints, of all runs.
 const LOG: &str = "qemu.log";
+/// Length from which on it is begun anew.
+const LOG_LIMIT: u64 = 256 << 10;
 /// What QEMU and the libraries it loads may need of this process's environment, which may hold
 /// secrets.
 const ENVIRONMENT: [&str; 6] =
@@ -68,12 +71,13 @@ where
     // Messages are read by `failure`.
     command.env("LC_ALL", "C");
     let log = prepare(&spec.directory)?;
+    let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let copy = log.try_clone().map_err(|error| Error::io("cannot start the hypervisor", error))?;
     command.stdin(Stdio::null()).stdout(log).stderr(copy);
 
     let process = Guard(Some(detached::spawn(command, vec![theirs], record).await?));
     if let Err(error) = run(ours, process.get()).await {
-        return Err(failed(spec, process, error).await);
+        return Err(failed(spec, process, log_start, error).await);
     }
     let machine = QemuMachine::open(&spec.directory, process.get().identity());
     match machine {
@@ -82,7 +86,7 @@ where
             process.0 = None;
             Ok(machine)
         }
-        Err(_) => Err(failed(spec, process, QmpError::Closed).await),
+        Err(_) => Err(failed(spec, process, log_start, QmpError::Closed).await),
     }
 }
 
@@ -100,7 +104,7 @@ async fn run(ours: std::os::unix::net::UnixStream, process: &Detached) -> Result
 }
 
 /// Ends what is left of the process and finds out why it failed.
-async fn failed(spec: &MachineSpec, process: Guard, error: QmpError) -> Error {
+async fn failed(spec: &MachineSpec, process: Guard, log_start: u64, error: QmpError) -> Error {
     let process = process.get();
     if matches!(error, QmpError::Closed) {
         // It is ending by itself: its exit status says more than that it was killed.
@@ -112,7 +116,7 @@ async fn failed(spec: &MachineSpec, process: Guard, error: QmpError) -> Error {
     }
     let status =
         process.wait().await.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-    let log = failure::log_tail(&spec.directory.join(LOG));
+    let log = failure::log_tail(&spec.directory.join(LOG), log_start);
     match error {
         QmpError::Closed => failure::classify(spec, &log, &status),
         error => Error::failed(format!("the hypervisor of `{}` cannot be controlled", spec.name))
@@ -120,20 +124,23 @@ async fn failed(spec: &MachineSpec, process: Guard, error: QmpError) -> Error {
     }
 }
 
-/// Makes the files that QEMU expects, anew, and removes what an earlier run left.
+/// Makes the files that QEMU expects, and opens its log, which is kept from run to run.
 fn prepare(directory: &Path) -> Result<File> {
-    let create = |name: &str, content: &str| {
+    let open = |name: &str, options: &mut OpenOptions| {
         let path = directory.join(name);
-        let fail = |error| Error::io(format!("cannot write `{}`", path.display()), error);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&path).map_err(fail)?;
-        std::io::Write::write_all(&mut file, content.as_bytes()).map_err(fail)?;
-        Ok::<_, Error>(file)
+        let file = options.create(true).mode(0o600).open(&path);
+        file.map_err(|error| Error::io(format!("cannot write `{}`", path.display()), error))
     };
-    create(JOURNAL_IN, JOURNAL_COMMANDS)?;
-    create(JOURNAL_OUT, "")?;
-    create(LOG, "")
+    for (name, content) in [(JOURNAL_IN, JOURNAL_COMMANDS), (JOURNAL_OUT, "")] {
+        let mut file = open(name, OpenOptions::new().write(true).truncate(true))?;
+        std::io::Write::write_all(&mut file, content.as_bytes())
+            .map_err(|error| Error::io(format!("cannot write `{name}`"), error))?;
+    }
+    let log = open(LOG, OpenOptions::new().append(true))?;
+    if log.metadata().is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
+        log.set_len(0).map_err(|error| Error::io(format!("cannot empty `{LOG}`"), error))?;
+    }
+    Ok(log)
 }
 
 /// QEMU has another working directory, so that paths must not depend on it.

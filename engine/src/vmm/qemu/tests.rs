@@ -297,7 +297,7 @@ async fn failing_starts() {
         (
             "more memory than an address space has",
             Box::new(|bench| bench.spec.memory_mib = 1 << 27),
-            ErrorKind::HostCannot,
+            ErrorKind::Failed,
             "no 134217728 MiB of memory",
         ),
         (
