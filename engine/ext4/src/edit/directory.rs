@@ -4,7 +4,8 @@
 
 use std::ops::ControlFlow;
 
-use super::{Editor, append_block, index};
+use super::inodes::append_block;
+use super::{Editor, index};
 use crate::bytes::{get_u16, get_u32, put_u16, put_u32};
 use crate::inode::FLAG_INDEX;
 use crate::read::entries::{HEADER, RawEntry, TAIL, block_entries, for_each_block, has_tail};

@@ -7,7 +7,7 @@ use crate::bytes::{get_u16, low_u16, put_u16};
 use crate::group::{BLOCK_UNINITIALISED, INODE_UNINITIALISED, set_bits};
 use crate::read::InodeNumber;
 use crate::read::error::{ImageError, Result, corrupt};
-use crate::read::volume::{DescriptorChecksum, descriptor_checksum};
+use crate::read::shape::{DescriptorChecksum, descriptor_checksum};
 
 /// Which of the two bitmaps, by where a descriptor has its block, its checksum and its free count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub(crate) mod error;
 pub(crate) mod inode;
 pub(crate) mod map;
 pub(crate) mod replay;
+pub(crate) mod shape;
 pub(crate) mod volume;
 pub(crate) mod xattrs;
 
