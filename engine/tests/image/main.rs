@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod concurrency;
+mod crash;
 mod faults;
 mod fixture;
 mod lifecycle;
