@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod cpio;
 pub mod data_directory;
+pub mod disk_usage;
 pub mod doctor;
 pub mod error;
 pub mod guest;

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::flatten::blocking;
 use super::output::Output;
-use super::{ImageService, bundle};
+use super::{ImageService, bundle, oci_archive};
 use crate::error::{Error, Result};
 use crate::operation::progress::ProgressUnit;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Task};
+use crate::staging::Staging;
 
 /// What to export.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub enum ExportFormat {
     /// The file systems as they are ([`super::bundle`]).
     #[default]
     Bundle,
+    /// An OCI image layout in a tar file, with one layer: for docker, podman and registries.
+    OciArchive,
 }
 
 /// A file that was written.
@@ -54,11 +57,16 @@ impl ImageService {
         operation.phase("write").await;
         let part = operation.progress().add(image.name.clone(), ProgressUnit::Bytes, 0);
         let cancel = operation.cancelled().clone();
+        let staging = Staging::create(&self.shared.data, operation.id()).await?;
+        let platform = self.shared.settings.platform.clone();
         blocking(move || {
             let mut output = Output::create(&request.output)?;
             let mut buffered = BufWriter::with_capacity(1 << 20, output.file());
             match request.format {
                 ExportFormat::Bundle => bundle::write(&image, &mut buffered, &part, &cancel).map(|_| ())?,
+                ExportFormat::OciArchive => {
+                    oci_archive::write(&image, &platform, &mut buffered, staging.path(), &part, &cancel)?;
+                }
             }
             let fail = |error| Error::io(format!("cannot write `{}`", request.output.display()), error);
             buffered.flush().map_err(fail)?;

@@ -63,16 +63,24 @@ impl ImageService {
     }
 
     async fn run_prune(self, request: PruneImages, operation: Operation) -> Result<PruneReport> {
-        let mut report = PruneReport { dry_run: request.dry_run, ..PruneReport::default() };
         if !request.dry_run {
             self.reconcile().await?;
         }
+        let items = operation
+            .cancelled()
+            .run_until_cancelled(self.prunable(request))
+            .await
+            .ok_or_else(Error::cancelled)??;
+        let bytes = items.iter().map(|item| item.bytes).sum();
+        Ok(PruneReport { dry_run: request.dry_run, items, bytes })
+    }
+
+    /// What goes, or would; done unless it is a dry run.
+    pub(crate) async fn prunable(&self, request: PruneImages) -> Result<Vec<PrunedItem>> {
+        let mut items = Vec::new();
         let images = self.list().await?;
         let mut kept: Vec<Image> = Vec::new();
         for image in images {
-            if operation.cancelled().is_cancelled() {
-                return Err(Error::cancelled());
-            }
             if request.all && image.managed && self.is_unused(&image).await? {
                 let shared = kept.iter().any(|other| other.content_id == image.content_id);
                 let size = if shared { 0 } else { allocated(&image) };
@@ -92,7 +100,7 @@ impl ImageService {
                         Err(error) => return Err(error),
                     }
                 }
-                report.items.push(PrunedItem { kind: PrunedKind::Image, name: image.name, bytes: size });
+                items.push(PrunedItem { kind: PrunedKind::Image, name: image.name, bytes: size });
             } else {
                 kept.push(image);
             }
@@ -105,9 +113,8 @@ impl ImageService {
         };
         let (folder, dry_run) = (self.shared.data.blobs(), request.dry_run);
         let blobs = blocking(move || prune_blobs(&folder, &in_use, dry_run)).await?;
-        report.items.extend(blobs);
-        report.bytes = report.items.iter().map(|item| item.bytes).sum();
-        Ok(report)
+        items.extend(blobs);
+        Ok(items)
     }
 
     async fn is_unused(&self, image: &Image) -> Result<bool> {

@@ -53,6 +53,23 @@ pub(super) fn prepare(
     Ok(disks)
 }
 
+/// A disk's file and how it is to be read.
+pub(super) type DiskFile = (PathBuf, DiskFormat);
+
+/// Root and work disk of a machine, as far as it has them: `None` before its first start.
+pub(super) fn present(directory: &Path) -> Result<Option<(DiskFile, Option<DiskFile>)>> {
+    let at = |name: &str, format| -> Result<Option<DiskFile>> {
+        let path = directory.join(name);
+        Ok(exists(&path)?.then_some((path, format)))
+    };
+    let Some(root) = at(ROOT, DiskFormat::Qcow2)? else { return Ok(None) };
+    let work = match at(WORK_RAW, DiskFormat::Raw)? {
+        Some(raw) => Some(raw),
+        None => at(WORK_OVERLAY, DiskFormat::Qcow2)?,
+    };
+    Ok(Some((root, work)))
+}
+
 fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -> Result<Disk> {
     let (overlaid, raw) = (directory.join(WORK_OVERLAY), directory.join(WORK_RAW));
     if exists(&raw)? {

@@ -28,6 +28,7 @@ mod disk;
 mod hold;
 mod lock;
 mod name;
+mod promote;
 pub mod record;
 mod settle;
 mod start;
@@ -49,6 +50,7 @@ use crate::error::{Error, Result};
 use crate::guest::{ExecRequest, ExecSession, GuestChannel};
 use crate::identifier::VmId;
 use crate::image::ImageService;
+use crate::image::record::Image;
 use crate::kernel::KernelService;
 use crate::network::address::AddressPool;
 use crate::operation::record::OperationKind;
@@ -225,6 +227,24 @@ impl VmService {
                 match admit(request, vm.state) {
                     Admission::Denied(denial) => Err(denial.error(&vm.name)),
                     _ => delete::delete(&shared, guard, &vm, &operation).await,
+                }
+            },
+        )
+    }
+
+    /// Makes a new image of the disks of a machine that does not run.
+    pub fn promote(&self, name: &str, new_name: &str, parent: Option<&Operation>) -> Task<Image> {
+        let (shared, name, new_name) = (Arc::clone(&self.shared), name.to_owned(), new_name.to_owned());
+        self.shared.operations.spawn(
+            OperationKind::ImagePromote,
+            name.clone(),
+            parent,
+            move |operation| async move {
+                let id = shared.find(&name).await?.id;
+                let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
+                match admit(Request::Edit, vm.state) {
+                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                    _ => promote::promote(&shared, &guard, &vm, new_name, &operation).await,
                 }
             },
         )

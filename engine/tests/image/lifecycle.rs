@@ -218,6 +218,66 @@ async fn a_bundle_brings_an_image_to_another_host() {
 }
 
 #[tokio::test]
+async fn an_oci_archive_holds_the_same_tree() {
+    let bench = Bench::new();
+    let image = pulled(&bench).await;
+    let path = bench.folder.path().join("small.tar");
+    let request =
+        ExportImage { name: "small".into(), output: path.clone(), format: ExportFormat::OciArchive };
+    bench.images.export(request, None).wait().await.unwrap();
+    assert_eq!(bench.names("staging"), [""; 0]);
+    let back = bench.pull(&format!("oci-archive:{}", path.display()), "back").await.unwrap();
+    assert_eq!(back.config, image.config);
+    check_seed(&bench, &back);
+    if !has("debugfs") {
+        return;
+    }
+    let stat = |image: &Image, path: &str| {
+        let output = Command::new("/usr/sbin/debugfs")
+            .args(["-R", &format!("stat {path}")])
+            .arg(&image.files.rootfs)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // Type, mode, owner, size and time; not where it lies.
+        let kept = |line: &&str| ["Inode:", "User:", " mtime:"].iter().any(|start| line.starts_with(start));
+        let lines: Vec<String> = text.lines().filter(kept).map(|line| line.replace("Inode: ", "")).collect();
+        lines.join("\n").split_once("Type").unwrap().1.to_owned()
+    };
+    for path in ["/etc", "/etc/name", "/root", "/root/.profile"] {
+        assert_eq!(stat(&image, path), stat(&back, path), "{path}");
+    }
+    assert_eq!(cat(&back.files.rootfs, "/etc/name"), "small\n");
+    // Another tool reads it too.
+    if has("skopeo") {
+        let output = Command::new("skopeo")
+            .args(["inspect", &format!("oci-archive:{}:small", path.display())])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_the_disk_adds_up() {
+    let bench = Bench::new();
+    let image = pulled(&bench).await;
+    bench.pull(&format!("oci:{}", bench.folder.path().join("layout").display()), "other").await.unwrap();
+    fs::write(bench.data.blobs().join(Digest::of(b"x").hex()), [1; 10_000]).unwrap();
+    let engine = vmdeck_engine::Engine::open(bench.data.root().to_owned()).await.unwrap();
+    let usage = engine.disk_usage().await.unwrap();
+    let of = |name: &str| usage.items.iter().find(|item| item.name == name).unwrap();
+    let (first, second) = (of("other"), of("small"));
+    assert!(first.logical_bytes >= image.rootfs_bytes && first.allocated_bytes < 16 << 20, "{usage:?}");
+    assert_eq!(first.reclaimable_bytes, first.allocated_bytes);
+    // The same files under a second name.
+    assert_eq!((second.logical_bytes, second.allocated_bytes), (0, 0));
+    assert!(of("layers").reclaimable_bytes >= 10_000);
+    assert_eq!(usage.allocated_bytes, usage.items.iter().map(|item| item.allocated_bytes).sum::<u64>());
+    engine.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_bundle_comes_over_http_in_spite_of_a_reset_and_by_its_catalog_name() {
     let here = Bench::new();
     pulled(&here).await;

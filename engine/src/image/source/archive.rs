@@ -211,7 +211,7 @@ fn unpack(mut file: File, scratch: &Path) -> io::Result<File> {
 }
 
 /// A file without a name: it goes with the process, whatever ends that.
-fn nameless(folder: &Path) -> io::Result<File> {
+pub(crate) fn nameless(folder: &Path) -> io::Result<File> {
     let path = folder.join(format!("unpacked-{}", crate::identifier::OperationId::random()));
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;

@@ -1,0 +1,152 @@
+//! What vmdeck holds on the disk, and what of it could be freed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Engine;
+use crate::error::{Error, Result};
+use crate::image::{PruneImages, PrunedKind};
+
+/// Everything, item by item, and the sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsage {
+    pub items: Vec<DiskUsageItem>,
+    pub logical_bytes: u64,
+    pub allocated_bytes: u64,
+    pub reclaimable_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsageItem {
+    pub kind: DiskUsageKind,
+    pub name: String,
+    /// Lengths of the files, holes included.
+    pub logical_bytes: u64,
+    /// Bytes they take on the disk. Blocks that files share count for each of them.
+    pub allocated_bytes: u64,
+    /// What `image prune --all` would free of it.
+    pub reclaimable_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskUsageKind {
+    Image,
+    Kernel,
+    Vm,
+    /// Layers of images, as they were downloaded.
+    Cache,
+    /// Work of operations under way.
+    Staging,
+    /// Store, logs, keys and locks.
+    Other,
+}
+
+impl Engine {
+    /// Looks at every file in the data directory.
+    pub async fn disk_usage(&self) -> Result<DiskUsage> {
+        let data = self.data().clone();
+        let (images, kernels, vms) =
+            (self.images().list().await?, self.kernels().list().await?, self.vms().list().await?);
+        let cache = self.images().prunable(PruneImages { dry_run: true, all: true }).await?;
+        let reclaimable: u64 =
+            cache.iter().filter(|item| item.kind != PrunedKind::Image).map(|item| item.bytes).sum();
+        let used: HashSet<_> = vms.iter().map(|vm| vm.image_id.clone()).collect();
+        tokio::task::spawn_blocking(move || {
+            let mut usage = DiskUsage::default();
+            let mut counted = HashSet::new();
+            for image in &images {
+                let Some(content) = &image.content_id else { continue };
+                // Names of one content share its files: the first has them.
+                let size =
+                    if counted.insert(content) { measure(&data.image(content))? } else { Size::default() };
+                let needed = images
+                    .iter()
+                    .any(|other| other.content_id.as_ref() == Some(content) && used.contains(&other.id));
+                let free = if needed { 0 } else { size.allocated };
+                usage.add(DiskUsageKind::Image, &image.name, size, free);
+            }
+            for kernel in &kernels {
+                usage.add(DiskUsageKind::Kernel, &kernel.name, measure(&data.kernel(&kernel.name))?, 0);
+            }
+            for vm in &vms {
+                usage.add(DiskUsageKind::Vm, &vm.name, measure(&data.vm(&vm.id))?, 0);
+            }
+            usage.add(DiskUsageKind::Cache, "layers", measure(&data.blobs())?, reclaimable);
+            usage.add(DiskUsageKind::Staging, "staging", measure(&data.staging_root())?, 0);
+            let mut other = Size::default();
+            for folder in [data.logs(), data.keys(), data.locks()] {
+                other.add(measure(&folder)?);
+            }
+            for suffix in ["", "-wal", "-shm"] {
+                let mut path = data.database().into_os_string();
+                path.push(suffix);
+                other.add(measure(Path::new(&path))?);
+            }
+            usage.add(DiskUsageKind::Other, "store, logs, keys", other, 0);
+            Ok(usage)
+        })
+        .await
+        .map_err(|error| Error::failed("a background thread ended").with_source(error))?
+    }
+}
+
+impl DiskUsage {
+    fn add(&mut self, kind: DiskUsageKind, name: &str, size: Size, reclaimable: u64) {
+        self.logical_bytes += size.logical;
+        self.allocated_bytes += size.allocated;
+        self.reclaimable_bytes += reclaimable;
+        self.items.push(DiskUsageItem {
+            kind,
+            name: name.to_owned(),
+            logical_bytes: size.logical,
+            allocated_bytes: size.allocated,
+            reclaimable_bytes: reclaimable,
+        });
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    logical: u64,
+    allocated: u64,
+}
+
+impl Size {
+    fn add(&mut self, other: Self) {
+        self.logical += other.logical;
+        self.allocated += other.allocated;
+    }
+}
+
+/// A file, or a folder with all in it; links are not followed, and what goes meanwhile is nothing.
+fn measure(path: &Path) -> Result<Size> {
+    let mut size = Size::default();
+    let mut pending = vec![path.to_owned()];
+    while let Some(path) = pending.pop() {
+        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        let fail = |error| Error::io(format!("cannot look at `{}`", path.display()), error);
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if gone(&error) => continue,
+            result => result.map_err(fail)?,
+        };
+        size.allocated += metadata.blocks() * 512;
+        if !metadata.is_dir() {
+            size.logical += metadata.len();
+            continue;
+        }
+        match fs::read_dir(&path) {
+            Err(error) if gone(&error) => {}
+            entries => {
+                for entry in entries.map_err(fail)? {
+                    pending.push(entry.map_err(fail)?.path());
+                }
+            }
+        }
+    }
+    Ok(size)
+}
