@@ -1,28 +1,96 @@
 //! Opens the console.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
-use vmdeck_engine::Error;
+use vmdeck_engine::data_directory::DataDirectory;
+use vmdeck_engine::{Engine, Error, Result};
+use vmdeck_ui::{ConsoleOptions, KeysFile, ThemeChoice};
 
-use crate::cli::{Cli, OutputFormat};
+use crate::cli::{Cli, OutputFormat, Theme};
 use crate::headless::output::Output;
 use crate::headless::{self, Outcome};
+use crate::logging;
 
-pub(crate) fn run(_cli: &Cli) -> ExitCode {
-    let output = Output::new(OutputFormat::Table, false);
-    let error = if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        Error::failed("the console is being written")
-    } else {
-        Error::usage("the console needs a terminal")
-            .with_hint("give a command, for example `vmdeck vm list`; `vmdeck --help` shows all of them")
+/// Runs the console until the user leaves it.
+pub(crate) fn run(cli: &Cli) -> ExitCode {
+    match open(cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            Output::new(OutputFormat::Table, false).error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn open(cli: &Cli) -> Outcome {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Error::usage("the console needs a terminal")
+            .with_hint("give a command, for example `vmdeck vm list`; `vmdeck --help` shows all of them"));
+    }
+    let path = headless::data_path(cli)?;
+    let data = DataDirectory::open(&path)?;
+    let _log = logging::start(&data)?;
+    let arguments = &cli.console;
+    let options = ConsoleOptions {
+        data_label: label(&path),
+        theme: theme(arguments.theme),
+        ascii: arguments.ascii || !locale_is_utf8(),
+        read_only: arguments.read_only,
+        no_mouse: arguments.no_mouse,
+        keys: keys_file(cli)?,
     };
-    output.error(&error);
-    ExitCode::from(error.kind().exit_code())
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("vmdeck")
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    let ending = vmdeck_ui::run(options, runtime.handle(), Engine::open(path));
+    runtime.shutdown_background();
+    Ok(ending?.exit_code())
 }
 
 /// Prints the effective key bindings.
-pub(crate) fn keys(cli: &Cli, _output: Output) -> Outcome {
-    headless::data_path(cli)?;
-    Err(Error::failed("the console is being written"))
+pub(crate) fn keys(cli: &Cli, output: Output) -> Outcome {
+    output.text(&vmdeck_ui::keymap(keys_file(cli)?.as_ref())?.table())?;
+    Ok(0)
+}
+
+fn keys_file(cli: &Cli) -> Result<Option<KeysFile>> {
+    let Some(path) = &cli.console.keys else { return Ok(None) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::io(format!("cannot read the key bindings in `{}`", path.display()), error))?;
+    Ok(Some(KeysFile { label: path.display().to_string(), text }))
+}
+
+/// The theme asked for; `NO_COLOR` (no-color.org) asks for the one without colours.
+fn theme(asked: Option<Theme>) -> ThemeChoice {
+    match asked {
+        Some(Theme::Terminal) => ThemeChoice::Terminal,
+        Some(Theme::Dark) => ThemeChoice::Dark,
+        Some(Theme::Light) => ThemeChoice::Light,
+        Some(Theme::Mono) => ThemeChoice::Mono,
+        None if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) => ThemeChoice::Mono,
+        None => ThemeChoice::default(),
+    }
+}
+
+/// Whether the locale's characters are UTF-8 (setlocale(3): the first of these that is set decides).
+fn locale_is_utf8() -> bool {
+    ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .is_some_and(|locale| {
+            let locale = locale.to_ascii_lowercase();
+            locale.ends_with("utf-8") || locale.ends_with("utf8")
+        })
+}
+
+/// The data directory with the home folder written as `~`.
+fn label(path: &Path) -> String {
+    match std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(rest) => format!("~/{}", rest.display()),
+        None => path.display().to_string(),
+    }
 }

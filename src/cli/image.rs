@@ -1,6 +1,8 @@
 //! `vmdeck image …`
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -14,6 +16,29 @@ pub(crate) enum ImageCommand {
     /// Pull an image and make it bootable
     Pull(PullArguments),
 
+    /// Record files on this host as an image; they stay where they are
+    Register(RegisterArguments),
+
+    /// Copy a registered image's files here, or make an image of a stopped machine's disk
+    Promote(PromoteArguments),
+
+    /// Write an image to a file
+    Export(ExportArguments),
+
+    /// Short names of images that can be pulled
+    Catalog,
+
+    /// Remove what nothing needs: partial downloads, cached layers
+    Prune {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+
+        /// Also every cached layer, and every image that no machine uses
+        #[arg(long, short)]
+        all: bool,
+    },
+
     /// Delete images that no machine uses
     #[command(visible_alias = "rm")]
     Delete {
@@ -24,7 +49,8 @@ pub(crate) enum ImageCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct PullArguments {
-    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE` or `docker-archive:FILE`
+    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`,
+    /// `bundle:FILE|URL`, or a name of the catalog
     #[arg(value_name = "REFERENCE")]
     pub(crate) reference: String,
 
@@ -35,4 +61,66 @@ pub(crate) struct PullArguments {
     /// Allow plain HTTP for a registry that is not on the loopback interface
     #[arg(long)]
     pub(crate) plain_http: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RegisterArguments {
+    /// What to call it here
+    pub(crate) name: String,
+
+    /// An ext4 file system, raw
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rootfs: PathBuf,
+
+    /// An ext4 file system: what new machines' work disks begin as
+    #[arg(long, value_name = "FILE")]
+    pub(crate) work_seed: Option<PathBuf>,
+
+    /// A kernel of its own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// The initrd of that kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// An ext4 file system: that kernel's modules
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("from").required(true).args(["name", "from_vm"])))]
+pub(crate) struct PromoteArguments {
+    /// A registered image
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Name of the managed image; the registered one's own otherwise
+    #[arg(value_name = "NEW", requires = "name")]
+    pub(crate) new_name: Option<String>,
+
+    /// Make the image of this stopped machine's disk
+    #[arg(long, num_args = 2, value_names = ["MACHINE", "NEW"])]
+    pub(crate) from_vm: Option<Vec<String>>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArguments {
+    pub(crate) name: String,
+
+    /// The file to write; it must not be there yet
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    #[arg(long, value_enum, default_value_t = ExportForm::Bundle, value_name = "FORM")]
+    pub(crate) form: ExportForm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportForm {
+    /// The file systems as they are, for `image pull bundle:FILE`
+    Bundle,
+    /// One layer in an OCI archive, for other tools and registries
+    OciArchive,
 }

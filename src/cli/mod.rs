@@ -122,6 +122,9 @@ pub(crate) enum Command {
     /// What this host can and cannot do, and the fix
     Doctor,
 
+    /// What the data directory holds, in bytes, and what could be freed
+    Df,
+
     /// The effective key bindings of the console
     Keys,
 

@@ -5,10 +5,14 @@ use std::io::{self, IsTerminal, Read, Write};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use vmdeck_engine::guest::{ExecControl, ExecInput, ExecOutput, ExecRequest, ExecStatus, WindowSize};
-use vmdeck_engine::{Error, Result};
+use vmdeck_engine::{Error, ErrorKind, Result};
 
 use super::{Context, Outcome};
 use crate::cli::vm::TerminalArguments;
+
+/// Statuses of a command that could not be run, as shells have them.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
 
 /// Runs the command; its exit status is the result, 128 + signal when one ended it.
 pub(super) async fn run(
@@ -25,7 +29,19 @@ pub(super) async fn run(
     }
     // Before the command starts: no signal may be missed.
     let mut signals = Signals::new()?;
-    let mut session = context.engine.vms().exec(name, request).await?;
+    let channel = context.engine.vms().channel(name).await?;
+    let mut session = match channel.exec(request).await {
+        Ok(session) => session,
+        Err(error) => {
+            let status = match error.kind() {
+                ErrorKind::NotFound => NOT_FOUND,
+                ErrorKind::Conflict => NOT_EXECUTABLE,
+                _ => return Err(error),
+            };
+            context.output.error(&error);
+            return Ok(status);
+        }
+    };
     let _raw = if wants_pty && has_terminal { Some(RawMode::enter()?) } else { None };
     let control = session.control.clone();
     let input = tokio::spawn(copy_input(session.input, !terminal.no_stdin));

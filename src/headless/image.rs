@@ -1,11 +1,14 @@
 //! `vmdeck image …`
 
-use vmdeck_engine::image::PullImage;
-use vmdeck_engine::image::record::Image;
+use vmdeck_engine::image::record::{Image, ImageConfig};
+use vmdeck_engine::image::{
+    ExportFormat, ExportImage, PromoteImage, PruneImages, PrunedKind, PullImage, RegisterImage,
+};
+use vmdeck_engine::{Error, Result};
 
 use super::output::{Fields, Table, ago, bytes, short_digest, time};
 use super::{Context, Outcome};
-use crate::cli::image::ImageCommand;
+use crate::cli::image::{ExportForm, ImageCommand};
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
     let images = context.engine.images();
@@ -28,9 +31,63 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 name: arguments.name,
                 plain_http: arguments.plain_http,
             };
-            let image = context.follow(images.pull(request, None)).await?;
-            if !context.output.json(&image)? {
-                context.output.text(&format!("{}\n", image.name))?;
+            print(context, &context.follow(images.pull(request, None)).await?)?;
+        }
+        ImageCommand::Register(arguments) => {
+            let request = RegisterImage {
+                name: arguments.name,
+                rootfs: arguments.rootfs,
+                work_seed: arguments.work_seed,
+                kernel: arguments.kernel,
+                initrd: arguments.initrd,
+                modules: arguments.modules,
+                config: ImageConfig::default(),
+            };
+            print(context, &context.follow(images.register(request, None)).await?)?;
+        }
+        ImageCommand::Promote(arguments) => {
+            let task = match (arguments.name, arguments.from_vm.as_deref()) {
+                (Some(name), _) => images.promote(PromoteImage { name, new_name: arguments.new_name }, None),
+                (None, Some([machine, new_name])) => context.engine.vms().promote(machine, new_name, None),
+                (None, _) => return Err(Error::usage("nothing to promote")),
+            };
+            print(context, &context.follow(task).await?)?;
+        }
+        ImageCommand::Export(arguments) => {
+            let format = match arguments.form {
+                ExportForm::Bundle => ExportFormat::Bundle,
+                ExportForm::OciArchive => ExportFormat::OciArchive,
+            };
+            let request = ExportImage { name: arguments.name, output: arguments.file, format };
+            let exported = context.follow(images.export(request, None)).await?;
+            if !context.output.json(&exported)? {
+                context.output.text(&format!("{}\n", exported.path.display()))?;
+            }
+        }
+        ImageCommand::Catalog => {
+            let entries = images.catalog().await?;
+            if !context.output.json(&entries)? {
+                let mut table = Table::new(["NAME", "DESCRIPTION", "REFERENCE", "FROM"]);
+                for entry in entries {
+                    table.row([entry.name, entry.description, entry.reference, entry.origin]);
+                }
+                context.output.text(&table.render())?;
+            }
+        }
+        ImageCommand::Prune { dry_run, all } => {
+            let report = context.follow(images.prune(PruneImages { dry_run, all }, None)).await?;
+            if !context.output.json(&report)? {
+                let mut table = Table::new(["WHAT", "NAME", "SIZE"]);
+                for item in &report.items {
+                    let kind = match item.kind {
+                        PrunedKind::Image => "image",
+                        PrunedKind::Blob => "layer",
+                        PrunedKind::PartialBlob => "partial layer",
+                    };
+                    table.row([kind.into(), item.name.clone(), bytes(item.bytes)]);
+                }
+                let verb = if dry_run { "would free" } else { "freed" };
+                context.output.text(&format!("{}{verb} {}\n", table.render(), bytes(report.bytes)))?;
             }
         }
         ImageCommand::Delete { names } => {
@@ -46,6 +103,13 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
         }
     }
     Ok(0)
+}
+
+fn print(context: &Context, image: &Image) -> Result<()> {
+    if !context.output.json(image)? {
+        context.output.text(&format!("{}\n", image.name))?;
+    }
+    Ok(())
 }
 
 fn table(images: &[Image]) -> String {

@@ -79,6 +79,7 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
             Command::Vm(command) => vm::run(&context, command).await,
             Command::Operation(command) => operation::run(&context, command).await,
             Command::Doctor => doctor(&context).await,
+            Command::Df => disk_usage(&context).await,
             Command::Completions { .. } | Command::Man { .. } | Command::Version | Command::Keys => Ok(0),
         };
         context.engine.shutdown().await;
@@ -141,6 +142,32 @@ async fn doctor(context: &Context) -> Outcome {
         context.output.text(&text)?;
     }
     Ok(if report.worst() == CheckStatus::Failed { 5 } else { 0 })
+}
+
+async fn disk_usage(context: &Context) -> Outcome {
+    let usage = context.engine.disk_usage().await?;
+    if !context.output.json(&usage)? {
+        let mut table = output::Table::new(["WHAT", "NAME", "LENGTH", "ON DISK", "RECLAIMABLE"]);
+        for item in &usage.items {
+            let kind = serde_json::to_value(item.kind).ok();
+            table.row([
+                kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default().to_owned(),
+                item.name.clone(),
+                output::bytes(item.logical_bytes),
+                output::bytes(item.allocated_bytes),
+                output::bytes(item.reclaimable_bytes),
+            ]);
+        }
+        table.row([
+            "total".into(),
+            String::new(),
+            output::bytes(usage.logical_bytes),
+            output::bytes(usage.allocated_bytes),
+            output::bytes(usage.reclaimable_bytes),
+        ]);
+        context.output.text(&table.render())?;
+    }
+    Ok(0)
 }
 
 fn version(output: Output) -> Outcome {

@@ -25,7 +25,7 @@ repack() {
 }
 install() {
     mount -t proc proc "$root/proc"
-    cp /etc/apt/sources.list "$root/etc/apt/sources.list" 2> /dev/null || true
+    : > "$root/etc/apt/sources.list"
     cp -r /etc/apt/sources.list.d /etc/apt/apt.conf.d "$root/etc/apt/" 2> /dev/null || true
     cp -L /etc/resolv.conf /etc/hosts "$root/etc/" 2> /dev/null || true
     chroot "$root" apt-get update -qq
@@ -33,7 +33,7 @@ install() {
 }
 
 mmdebstrap --quiet --variant=minbase "$suite" "$work/base.tar"
-tar -C "$root" --numeric-owner --xattrs -xpf "$work/base.tar" --exclude='./dev/*'
+tar -C "$root" --numeric-owner --xattrs -xpf "$work/base.tar"
 repack
 install gcc g++ golang-go nodejs gdb cmake vim git clang llvm ca-certificates
 repack

@@ -193,9 +193,10 @@ fn refused(refusal: &Refusal) -> Error {
         RefusalReason::Unknown => Error::failed(message.to_string()).with_hint(
             "the machine's kernel was pulled by an older vmdeck: pull it again, and restart the machine",
         ),
-        RefusalReason::NotFound | RefusalReason::NotExecutable | RefusalReason::Failed => {
-            Error::failed(message.to_string())
-        }
+        RefusalReason::NotFound => Error::not_found(message.to_string()),
+        // It is there, and its mode or its kind forbids it.
+        RefusalReason::NotExecutable => Error::conflict(message.to_string()),
+        RefusalReason::Failed => Error::failed(message.to_string()),
     }
 }
 
