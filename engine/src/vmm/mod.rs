@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
+use crate::lock::FileLock;
 use crate::process::ProcessIdentity;
 use crate::vm::record::PortForward;
 
@@ -58,7 +60,8 @@ pub struct Disk {
     pub path: PathBuf,
     pub format: DiskFormat,
     pub read_only: bool,
-    /// virtio-blk serial, at most 20 bytes: how the guest tells its disks apart.
+    /// virtio-blk serial: how the guest and the calls of [`Machine`] tell disks apart. At most 20
+    /// ASCII letters, digits, `-`, `.` and `_`, beginning with a letter.
     pub serial: String,
 }
 
@@ -164,6 +167,50 @@ pub trait Machine: Send + Sync {
     fn add_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;
 
     fn remove_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;
+
+    /// Stops the guest's CPUs where they are. No error when they stand still already.
+    fn pause(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Lets the guest's CPUs go on, also after [`MachineStatus::IoError`].
+    fn resume(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes the disk with this serial longer; the guest sees it at once. The new end reads as zeros.
+    fn grow_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<()>>;
+
+    /// Puts new overlays on disks, all at the same moment: from then on the guest writes into the
+    /// overlays, and the files below them are a snapshot. Each overlay was made by
+    /// [`qcow2::create_overlay`] over the disk's file, with the disk's length. When this fails, the
+    /// disks are as they were.
+    ///
+    /// What a guest holds in memory is not in the snapshot: have its file systems synced or frozen.
+    fn snapshot_disks<'a>(&'a self, overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>>;
+
+    /// Connects to the guest's serial console, which one client at a time has; another one is a
+    /// [`crate::ErrorKind::Conflict`]. What the guest prints goes into `console.log` all the same.
+    fn console(&self) -> BoxFuture<'_, Result<Console>>;
+}
+
+/// A new overlay for a disk of a running machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOverlay {
+    pub serial: String,
+    /// The overlay's file, qcow2.
+    pub path: PathBuf,
+}
+
+/// A connection to a serial console: bytes from the guest and to it. A client that does not read
+/// makes the guest wait.
+#[derive(Debug)]
+pub struct Console {
+    pub stream: UnixStream,
+    _turn: FileLock,
+}
+
+impl Console {
+    /// `turn` is held for as long as the client is connected.
+    fn new(stream: UnixStream, turn: FileLock) -> Self {
+        Self { stream, _turn: turn }
+    }
 }
 
 /// What the hypervisor says of its guest (QMP `query-status`).
@@ -175,4 +222,7 @@ pub enum MachineStatus {
     Shutdown,
     /// Guest panicked, or the accelerator hit an internal error.
     Broken,
+    /// The host's disk is full (or failed): the guest stands still, unharmed, and can be resumed
+    /// when there is room again.
+    IoError,
 }

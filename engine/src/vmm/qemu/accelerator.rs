@@ -185,7 +185,7 @@ async fn run(qemu: &Binary, accelerator: &[&str]) -> Result<Finished> {
     let mut command = Command::new(&qemu.path);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "64"])
-        .args(["-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,graphics=off"])
+        .args(["-machine", "q35,usb=off,sata=off,smbus=off,vmport=off"])
         .args(accelerator)
         .arg("-kernel")
         .arg(format!("/proc/self/fd/{}", detached::number(&guest)))

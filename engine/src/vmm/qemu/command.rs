@@ -16,6 +16,7 @@ use crate::vm::record::{PortForward, Protocol};
 
 /// Names within the machine's folder.
 pub(super) const CONTROL_SOCKET: &str = "qmp.sock";
+pub(super) const CONSOLE_SOCKET: &str = "console.sock";
 pub(super) const CONSOLE_LOG: &str = "console.log";
 /// QEMU takes the journal's two files from the chardev's path by adding `.in` and `.out`.
 pub(super) const JOURNAL_IN: &str = "journal.in";
@@ -71,8 +72,9 @@ pub(super) fn arguments(spec: &MachineSpec, start: Start) -> Result<Vec<OsString
 fn machine(line: &mut Line, spec: &MachineSpec) {
     // q35 for both accelerators: `microvm` saves some milliseconds of firmware under KVM but hangs
     // now and then under TCG, and two machine types are two sets of bugs. What it brings and no
-    // guest here needs is switched off.
-    line.pair("-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,graphics=off,dump-guest-core=off");
+    // guest here needs is switched off, but for `graphics`: without it the firmware takes the serial
+    // console for its screen.
+    line.pair("-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,dump-guest-core=off");
     match spec.accelerator {
         Accelerator::Kvm => line.pair("-accel", "kvm").pair("-cpu", "host"),
         Accelerator::Tcg => line.pair("-accel", "tcg,thread=multi").pair("-cpu", "max"),
@@ -96,7 +98,9 @@ fn monitors(line: &mut Line, start: Start) {
 fn console(line: &mut Line) {
     line.pair(
         "-chardev",
-        format!("socket,id=console,path=console.sock,server=on,wait=off,logfile={CONSOLE_LOG},logappend=on"),
+        format!(
+            "socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,logfile={CONSOLE_LOG},logappend=on"
+        ),
     );
     line.pair("-serial", "chardev:console");
 }
@@ -124,6 +128,9 @@ fn disk(line: &mut Line, directory: &Path, index: usize, disk: &Disk) -> Result<
         Error::usage(format!("the path of the disk `{}` is no UTF-8", disk.path.display()))
             .with_hint("QEMU takes no such path: use a data directory with a plain name")
     })?;
+    if !is_serial(&disk.serial) {
+        return Err(Error::usage(format!("`{}` is no serial of a disk", disk.serial.escape_default())));
+    }
     // The host's page cache stays in use: the images below the overlays are shared by all their
     // machines. The guest's flushes are obeyed. What it trims is given back to the host.
     let node = format!("disk{index}");
@@ -141,10 +148,17 @@ fn disk(line: &mut Line, directory: &Path, index: usize, disk: &Disk) -> Result<
     }
     line.json("-blockdev", &block);
     line.device(json!({
-        "driver": "virtio-blk-pci", "id": format!("{node}-device"), "drive": node, "serial": disk.serial,
+        "driver": "virtio-blk-pci", "id": disk.serial, "drive": node, "serial": disk.serial,
         "disable-legacy": "on",
     }));
     Ok(())
+}
+
+/// What virtio-blk takes (20 bytes), and QEMU as an id (`id_wellformed` in util/id.c).
+fn is_serial(serial: &str) -> bool {
+    serial.len() <= 20
+        && serial.starts_with(|first: char| first.is_ascii_alphabetic())
+        && serial.chars().all(|other| other.is_ascii_alphanumeric() || matches!(other, '-' | '.' | '_'))
 }
 
 fn network(line: &mut Line, network: &NetworkAttachment) {
@@ -306,7 +320,7 @@ mod tests {
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-machine",
-            "q35,usb=off,sata=off,smbus=off,vmport=off,graphics=off,dump-guest-core=off",
+            "q35,usb=off,sata=off,smbus=off,vmport=off,dump-guest-core=off",
             "-accel",
             "tcg,thread=multi",
             "-cpu",
@@ -367,6 +381,15 @@ mod tests {
         let serials: Vec<_> =
             devices(&line, "virtio-blk-pci").iter().map(|device| device["serial"].clone()).collect();
         assert_eq!(serials, ["vmdeck-root", "vmdeck-modules"]);
+    }
+
+    #[test]
+    fn serials_that_are_ids() {
+        assert!(is_serial("vmdeck-root") && is_serial("a.b_c-9"));
+        assert!(!is_serial("") && !is_serial("9") && !is_serial("a,b") && !is_serial(&"a".repeat(21)));
+        let mut machine = spec();
+        machine.disks[0].serial = "a=b".into();
+        assert!(arguments(&machine, START).is_err());
     }
 
     #[test]

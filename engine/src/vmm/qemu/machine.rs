@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rustix::fs::{Mode, OFlags};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Machine, MachineStatus};
-use super::command::{CONTROL_SOCKET, NETDEV, host_side};
+use super::super::{Console, DiskOverlay, Machine, MachineStatus};
+use super::command::{CONSOLE_SOCKET, CONTROL_SOCKET, NETDEV, host_side};
 use super::qmp::{Qmp, QmpError};
 use crate::error::{Error, Result};
 use crate::lock::FileLock;
@@ -71,15 +71,24 @@ impl QemuMachine {
                 TURN_TIMEOUT.as_secs()
             ))
         })??;
-        let path = format!("/proc/self/fd/{}/{CONTROL_SOCKET}", self.folder.as_raw_fd());
         let result = async {
-            let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => QmpError::Closed,
-                _ => QmpError::Io(error),
-            })?;
+            let stream = self.connect(CONTROL_SOCKET).await?;
             work(&mut Qmp::negotiate(stream).await?).await
         };
         result.await.map_err(|error| self.error(error))
+    }
+
+    async fn blocks(&self) -> Result<Value> {
+        self.control(async |qmp| qmp.execute("query-block", json!({})).await).await
+    }
+
+    /// Connects to a socket in the machine's folder.
+    async fn connect(&self, socket: &str) -> Result<UnixStream, QmpError> {
+        let path = format!("/proc/self/fd/{}/{socket}", self.folder.as_raw_fd());
+        UnixStream::connect(path).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => QmpError::Closed,
+            _ => QmpError::Io(error),
+        })
     }
 
     fn error(&self, error: QmpError) -> Error {
@@ -163,6 +172,109 @@ impl Machine for QemuMachine {
             }
         })
     }
+
+    fn pause(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { self.control(async |qmp| qmp.execute("stop", json!({})).await.map(drop)).await })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { self.control(async |qmp| qmp.execute("cont", json!({})).await.map(drop)).await })
+    }
+
+    fn grow_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let blocks = self.blocks().await?;
+            let (node, length) = find_disk(&blocks, serial)?;
+            if bytes < length {
+                return Err(Error::usage(format!(
+                    "the disk `{serial}` is {length} bytes long and cannot be made shorter"
+                )));
+            }
+            let arguments = json!({"node-name": node, "size": bytes});
+            self.control(async |qmp| qmp.execute("block_resize", arguments).await.map(drop)).await
+        })
+    }
+
+    fn snapshot_disks<'a>(&'a self, overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let blocks = self.blocks().await?;
+            let mut disks = Vec::new();
+            for overlay in overlays {
+                let path = overlay.path.strip_prefix(&self.directory).unwrap_or(&overlay.path);
+                let path = path.to_str().ok_or_else(|| {
+                    Error::usage(format!("the path of the disk `{}` is no UTF-8", overlay.path.display()))
+                })?;
+                disks.push((find_disk(&blocks, &overlay.serial)?.0, path.to_owned()));
+            }
+            self.control(async |qmp| snapshot(qmp, &disks).await).await
+        })
+    }
+
+    fn console(&self) -> BoxFuture<'_, Result<Console>> {
+        Box::pin(async {
+            let lock = self.directory.join("console.lock");
+            let turn = FileLock::try_acquire(&lock)
+                .map_err(|error| Error::io(format!("cannot lock `{}`", lock.display()), error))?
+                .ok_or_else(|| {
+                    Error::conflict(format!(
+                        "another terminal is attached to the console of `{}`",
+                        self.directory.display()
+                    ))
+                    .with_hint("detach there first, or read along with `vmdeck vm logs --follow`")
+                })?;
+            let stream = self.connect(CONSOLE_SOCKET).await.map_err(|error| self.error(error))?;
+            Ok(Console::new(stream, turn))
+        })
+    }
+}
+
+/// Makes each node the backing file of a new one, all or none.
+async fn snapshot(qmp: &mut Qmp, disks: &[(String, String)]) -> Result<(), QmpError> {
+    let (mut added, mut actions) = (Vec::new(), Vec::new());
+    let result = async {
+        for (node, path) in disks {
+            // Names of nodes are taken for good; the file's name is new with each snapshot, but may
+            // be long, so that only what tells it apart is used.
+            let name = overlay_node(path);
+            let block = json!({
+                "driver": "qcow2", "node-name": name, "discard": "unmap", "backing": null,
+                "file": {"driver": "file", "filename": path, "discard": "unmap"},
+            });
+            qmp.execute("blockdev-add", block).await?;
+            actions.push(json!({"type": "blockdev-snapshot", "data": {"node": node, "overlay": name}}));
+            added.push(name);
+        }
+        qmp.execute("transaction", json!({"actions": actions})).await.map(drop)
+    }
+    .await;
+    if result.is_err() {
+        for name in added {
+            if let Err(error) = qmp.execute("blockdev-del", json!({"node-name": name})).await {
+                tracing::warn!(name, %error, "an unused disk stays open in the hypervisor");
+            }
+        }
+    }
+    result
+}
+
+/// A node name for an overlay: at most 31 bytes, told apart by a checksum of the path.
+fn overlay_node(path: &str) -> String {
+    format!("overlay-{:08x}", crc32fast::hash(path.as_bytes()))
+}
+
+/// Node in use and length of the disk with this serial, from what `query-block` answers. After a
+/// snapshot the node is another one.
+fn find_disk(blocks: &Value, serial: &str) -> Result<(String, u64)> {
+    // `/machine/peripheral/<id>/virtio-backend`
+    let is_it = |block: &&Value| {
+        block["qdev"].as_str().is_some_and(|path| path.split('/').any(|part| part == serial))
+    };
+    let inserted =
+        blocks.as_array().and_then(|blocks| blocks.iter().find(is_it)).map(|block| &block["inserted"]);
+    let found = inserted.and_then(|inserted| {
+        Some((inserted["node-name"].as_str()?.to_owned(), inserted["image"]["virtual-size"].as_u64()?))
+    });
+    found.ok_or_else(|| Error::not_found(format!("the machine has no disk `{serial}`")))
 }
 
 /// `RunState` of QEMU's qapi/run-state.json.
@@ -170,7 +282,8 @@ fn status(name: &str) -> MachineStatus {
     match name {
         "running" => MachineStatus::Running,
         "shutdown" => MachineStatus::Shutdown,
-        "guest-panicked" | "internal-error" | "io-error" => MachineStatus::Broken,
+        "guest-panicked" | "internal-error" => MachineStatus::Broken,
+        "io-error" => MachineStatus::IoError,
         _ => MachineStatus::Paused,
     }
 }

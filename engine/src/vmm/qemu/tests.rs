@@ -8,7 +8,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::process::PidFd;
 use crate::vm::record::{PortForward, Protocol};
-use crate::vmm::{Disk, DiskFormat, MachineStatus, NetworkAttachment, UserNetwork, qcow2};
+use crate::vmm::{Disk, DiskFormat, DiskOverlay, MachineStatus, NetworkAttachment, UserNetwork, qcow2};
 
 /// 32-bit code for what a guest may do.
 mod guest {
@@ -22,6 +22,11 @@ mod guest {
     pub(super) const RESET: &[u8] = &[0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xfa, 0xf4];
     /// `mov dx, 0x3f8; mov al, 'K'; out dx, al; hlt`: a letter on the console.
     pub(super) const SAY_K: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'K', 0xee, 0xfa, 0xf4];
+
+    /// `1: mov dx, 0x3fd; in al, dx; test al, 1; jz 1b; mov dl, 0xf8; in al, dx; out dx, al; jmp 1b`:
+    /// gives back what it gets on the console.
+    pub(super) const ECHO: &[u8] =
+        &[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0xb2, 0xf8, 0xec, 0xee, 0xeb, 0xf1];
 
     /// A PVH kernel of this code.
     pub(super) fn kernel(code: &[u8]) -> Vec<u8> {
@@ -261,6 +266,55 @@ async fn the_console_is_kept_across_runs() {
         };
         within(20, said).await;
         machine.0.terminate().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_paused_and_its_disks_grow_and_are_snapshot() {
+    let Some(bench) = Bench::new(guest::IDLE) else { return };
+    let machine = bench.launch().await.unwrap();
+    machine.0.pause().await.unwrap();
+    machine.0.pause().await.unwrap();
+    assert_eq!(machine.0.status().await.unwrap(), MachineStatus::Paused);
+    machine.0.resume().await.unwrap();
+    assert_eq!(machine.0.status().await.unwrap(), MachineStatus::Running);
+
+    let disk = |name: &str| bench.spec.directory.join(name);
+    machine.0.grow_disk("vmdeck-root", 2 << 30).await.unwrap();
+    assert_eq!(qcow2::virtual_size(&disk("root.qcow2"), DiskFormat::Qcow2).unwrap(), 2 << 30);
+    assert_eq!(machine.0.grow_disk("vmdeck-root", 1 << 30).await.unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(machine.0.grow_disk("vmdeck-none", 1 << 30).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    for (lower, upper) in [("root.qcow2", "root.1.qcow2"), ("root.1.qcow2", "root.2.qcow2")] {
+        qcow2::create_overlay(&disk(upper), Path::new(lower), DiskFormat::Qcow2, 2 << 30).unwrap();
+        let overlay = DiskOverlay { serial: "vmdeck-root".into(), path: disk(upper) };
+        machine.0.snapshot_disks(&[overlay]).await.unwrap();
+    }
+    // What is taken cannot be taken again, and a failure changes nothing.
+    let taken = DiskOverlay { serial: "vmdeck-root".into(), path: disk("root.2.qcow2") };
+    machine.0.snapshot_disks(&[taken]).await.unwrap_err();
+    let missing = DiskOverlay { serial: "vmdeck-root".into(), path: disk("root.3.qcow2") };
+    machine.0.snapshot_disks(&[missing]).await.unwrap_err();
+    // From now on the newest overlay is the one that changes.
+    machine.0.grow_disk("vmdeck-root", 3 << 30).await.unwrap();
+    machine.0.terminate().await.unwrap();
+    let sizes = ["root.qcow2", "root.1.qcow2", "root.2.qcow2"]
+        .map(|name| qcow2::virtual_size(&disk(name), DiskFormat::Qcow2).unwrap() >> 30);
+    assert_eq!(sizes, [2, 2, 3]);
+}
+
+#[tokio::test]
+async fn the_console_has_one_client_and_talks_both_ways() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Some(bench) = Bench::new(guest::ECHO) else { return };
+    let machine = bench.launch().await.unwrap();
+    for _ in 0..2 {
+        let mut console = machine.0.console().await.unwrap();
+        assert_eq!(machine.0.console().await.err().unwrap().kind(), ErrorKind::Conflict);
+        console.stream.write_all(b"ping").await.unwrap();
+        let mut answer = [0; 4];
+        within(20, console.stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"ping");
     }
 }
 
