@@ -4,6 +4,13 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Warnings that wait to be told to the engine; more are only in the kernel's log.
+const MAX_PENDING: usize = 32;
+
+/// Guards the warnings that wait; held to add or take them.
+static PENDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whether information goes to the console too, not only to the kernel's log. True until the
 /// machine is handed over to the image's init, whose console it is then.
@@ -23,12 +30,22 @@ pub fn info(line: &str) {
     }
 }
 
-/// Something that went wrong. The machine goes on.
+/// Something that went wrong. The machine goes on; the engine will be told.
 pub fn warning(line: &str) {
     kernel(4, line);
+    let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if pending.len() < MAX_PENDING {
+        pending.push(line.to_owned());
+    }
+    drop(pending);
     if ON_CONSOLE.load(Ordering::Relaxed) {
         console(line);
     }
+}
+
+/// Takes the warnings that no engine has been told yet.
+pub(crate) fn take_warnings() -> Vec<String> {
+    std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Something that should not have been.

@@ -50,6 +50,7 @@ pub(crate) fn spawn(command: &mut Command, identity: Option<Identity>, terminal:
         if unsafe { libc::setsid() } < 0 {
             return Err(io::Error::last_os_error());
         }
+        reset_process();
         if terminal {
             // SAFETY: with an integer argument TIOCSCTTY touches no memory; 0 is standard input.
             if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
@@ -74,6 +75,26 @@ pub(crate) fn spawn(command: &mut Command, identity: Option<Identity>, terminal:
     // takes locks (`last_os_error` reads errno into a value without heap), so it is sound even when
     // the parent has several threads.
     unsafe { command.pre_exec(prepare) }.spawn()
+}
+
+/// Undoes what this process has set for itself and a new program must not inherit: ignored signals,
+/// and its own protection from the kernel's out-of-memory killer. For use between fork and exec.
+fn reset_process() {
+    for signal in 1..=64 {
+        // SAFETY: the default action installs no handler; for signals that cannot be changed the call
+        // fails and changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let (path, value) = (c"/proc/self/oom_score_adj", b"0");
+    // SAFETY: the pointers are those of literals that live for ever, with their right lengths; the
+    // descriptor is the one that was just opened.
+    unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, value.as_ptr().cast(), value.len());
+            libc::close(file);
+        }
+    }
 }
 
 /// Sets the size of a terminal; its foreground process group gets SIGWINCH.
@@ -126,9 +147,7 @@ pub(crate) fn kill_process(process: Pid, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives SIGPIPE its default meaning again, which Rust's runtime took away, before this process
-/// becomes another program.
-pub(crate) fn restore_sigpipe() {
-    // SAFETY: the default action installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+/// Makes this process as the kernel would have started it, before it becomes another program.
+pub(crate) fn prepare_exec() {
+    reset_process();
 }

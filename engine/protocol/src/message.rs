@@ -71,6 +71,10 @@ pub enum GuestMessage {
     Failed {
         failure: Failure,
     },
+    /// Something did not work that the machine can do without.
+    Warned {
+        text: String,
+    },
     /// The command runs.
     Started {
         stream: u32,
@@ -171,6 +175,8 @@ pub struct Hello {
     pub stages: Vec<Reached>,
     #[serde(default)]
     pub failure: Option<Failure>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Why the guest's init gave up.
@@ -258,6 +264,7 @@ mod kind {
     pub(super) const EXITED: u8 = 0x49;
     pub(super) const POWERING_OFF: u8 = 0x4a;
     pub(super) const PONG: u8 = 0x4b;
+    pub(super) const WARNED: u8 = 0x4c;
 }
 
 impl HostMessage {
@@ -312,6 +319,7 @@ impl GuestMessage {
             Self::Hello { hello } => frame::encode(kind::HELLO, 0, &json(hello), out),
             Self::Reached { reached } => frame::encode(kind::REACHED, 0, &json(reached), out),
             Self::Failed { failure } => frame::encode(kind::FAILED, 0, &json(failure), out),
+            Self::Warned { text } => frame::encode(kind::WARNED, 0, &json(text), out),
             Self::Started { stream, pid } => frame::encode(kind::STARTED, *stream, &pid.to_le_bytes(), out),
             Self::Refused { stream, refusal } => frame::encode(kind::REFUSED, *stream, &json(refusal), out),
             Self::Stdout { stream, data } => frame::encode(kind::STDOUT, *stream, data, out),
@@ -337,6 +345,7 @@ impl GuestMessage {
             kind::HELLO => Self::Hello { hello: parsed(&frame)? },
             kind::REACHED => Self::Reached { reached: parsed(&frame)? },
             kind::FAILED => Self::Failed { failure: parsed(&frame)? },
+            kind::WARNED => Self::Warned { text: parsed(&frame)? },
             kind::STARTED => Self::Started { stream, pid: u32::from_le_bytes(exactly(&frame)?) },
             kind::REFUSED => Self::Refused { stream, refusal: parsed(&frame)? },
             kind::STDOUT => Self::Stdout { stream, data: frame.payload },
@@ -424,12 +433,14 @@ mod tests {
             ".{0,20}",
             prop::collection::vec(reached.clone(), 0..4),
             prop::option::of(failure.clone()),
+            prop::collection::vec(".{0,20}", 0..3),
         )
-            .prop_map(|(version, release, stages, failure)| Hello {
+            .prop_map(|(version, release, stages, failure, warnings)| Hello {
                 version,
                 release,
                 stages,
                 failure,
+                warnings,
             });
         let stream = 1..=frame::MAX_STREAM;
         let data = (stream.clone(), prop::collection::vec(any::<u8>(), 0..99));
@@ -441,6 +452,7 @@ mod tests {
             hello.prop_map(|hello| GuestMessage::Hello { hello }),
             reached.prop_map(|reached| GuestMessage::Reached { reached }),
             failure.prop_map(|failure| GuestMessage::Failed { failure }),
+            ".{0,30}".prop_map(|text| GuestMessage::Warned { text }),
             (stream.clone(), any::<u32>()).prop_map(|(stream, pid)| GuestMessage::Started { stream, pid }),
             (stream.clone(), ".{0,20}").prop_map(|(stream, message)| GuestMessage::Refused {
                 stream,

@@ -29,6 +29,9 @@ const QUEUED_BYTES: usize = 1024 * 1024;
 
 const READ_BUFFER: usize = 64 * 1024;
 
+/// Warnings of a guest that are kept.
+const MAX_WARNINGS: usize = 32;
+
 /// Longest text of a guest that is kept.
 const MAX_TEXT: usize = 4000;
 
@@ -243,6 +246,7 @@ impl Task {
                     return Err(Broken::Version(hello.version));
                 }
                 self.progress.send_modify(|progress| progress.release = Some(cut(hello.release)));
+                hello.warnings.into_iter().for_each(|text| self.warned(text));
                 hello.stages.into_iter().for_each(|reached| self.reached(reached));
                 if let Some(failure) = hello.failure {
                     self.failed(failure);
@@ -250,6 +254,7 @@ impl Task {
             }
             GuestMessage::Reached { reached } => self.reached(reached),
             GuestMessage::Failed { failure } => self.failed(failure),
+            GuestMessage::Warned { text } => self.warned(text),
             GuestMessage::PoweringOff => {
                 self.powering_off.send_replace(true);
             }
@@ -300,6 +305,17 @@ impl Task {
             let new = progress.stages.iter().all(|(known, _)| *known != stage);
             if new {
                 progress.stages.push((stage, time));
+            }
+            new
+        });
+    }
+
+    fn warned(&self, text: String) {
+        self.progress.send_if_modified(|progress| {
+            let text = cut(text);
+            let new = progress.warnings.len() < MAX_WARNINGS && !progress.warnings.contains(&text);
+            if new {
+                progress.warnings.push(text);
             }
             new
         });

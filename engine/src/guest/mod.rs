@@ -55,6 +55,8 @@ pub struct GuestProgress {
     pub failure: Option<GuestFailure>,
     /// What the guest says `uname -r` is.
     pub release: Option<String>,
+    /// What did not work and the machine does without. Text from a guest: show it escaped.
+    pub warnings: Vec<String>,
 }
 
 /// Why the guest's init gave up. Text from a guest: show it escaped.

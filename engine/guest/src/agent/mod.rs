@@ -32,6 +32,9 @@ use session::{Ends, Session};
 /// Commands that one engine can have running at once.
 const SESSIONS_PER_PORT: usize = 256;
 
+/// Warnings kept for engines that connect later: the first ones, which have their causes nearest.
+const MAX_WARNINGS: usize = 16;
+
 /// Longest text sent in a refusal or failure.
 const MAX_TEXT: usize = 2000;
 
@@ -54,6 +57,7 @@ pub struct Agent {
     release: String,
     stages: Vec<Reached>,
     failure: Option<Failure>,
+    warnings: Vec<String>,
     environment: Vec<String>,
     power: Option<PowerSwitch>,
     /// There is work that waits for no descriptor.
@@ -90,11 +94,24 @@ impl Agent {
             release,
             stages: Vec::new(),
             failure: None,
+            warnings: Vec::new(),
             environment: Vec::new(),
             power: None,
             busy: false,
             buffer: vec![0; 64 * 1024],
         })
+    }
+
+    /// An agent to follow this one, which died: it knows what was told, and finds the channels anew.
+    pub fn successor(&self) -> io::Result<Self> {
+        let mut successor = Self::new()?;
+        // The last stages are reached once more, by the successor.
+        successor.stages =
+            self.stages.iter().filter(|reached| reached.stage < Stage::Agent).copied().collect();
+        successor.warnings.clone_from(&self.warnings);
+        successor.environment.clone_from(&self.environment);
+        successor.discover();
+        Ok(successor)
     }
 
     /// Looks for the machine's virtio-serial ports from now on.
@@ -174,6 +191,7 @@ impl Agent {
             }
             self.busy = self.work();
         }
+        self.warn();
         let now = Instant::now();
         for session in self.sessions.values_mut() {
             session.expire(now);
@@ -186,6 +204,15 @@ impl Agent {
         for port in &mut self.ports {
             port.send(message);
             port.flush();
+        }
+    }
+
+    fn warn(&mut self) {
+        for text in crate::log::take_warnings().into_iter().map(cut) {
+            self.tell_all(&GuestMessage::Warned { text: text.clone() });
+            if self.warnings.len() < MAX_WARNINGS {
+                self.warnings.push(text);
+            }
         }
     }
 
@@ -280,6 +307,7 @@ impl Agent {
                     release: self.release.clone(),
                     stages: self.stages.clone(),
                     failure: self.failure.clone(),
+                    warnings: self.warnings.clone(),
                 };
                 self.ports[index].send(&GuestMessage::Hello { hello });
             }

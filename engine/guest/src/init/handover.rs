@@ -1,5 +1,6 @@
 //! From our init to the image's: which one it is, and what stays beside it.
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs;
 use std::io::Read;
@@ -7,9 +8,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, read, setsid};
 use vmdeck_protocol::message::{Failure, FailureClass, Stage};
 use vmdeck_protocol::settings::Settings;
 
@@ -32,6 +36,9 @@ const CANDIDATES: [&str; 7] = [
     "/usr/bin/init",
 ];
 
+/// Pause before an agent that died is started again.
+pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
 /// An init in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ImageInit {
@@ -48,55 +55,87 @@ pub(super) enum InitKind {
 
 /// Leaves the agent running and becomes the image's init, or a small one of our own. The image's
 /// root is `/`.
-pub(super) fn run(
-    agent: &mut Agent,
-    settings: Settings,
-    home: String,
-) -> Result<std::convert::Infallible, Failure> {
+pub(super) fn run(agent: &mut Agent, settings: &Settings, home: &str) -> Result<Infallible, Failure> {
     agent.set_environment(settings.environment.clone());
-    let init = find()?;
-    match init {
-        Some(init) => hand_over(agent, &settings, home, &init),
-        None => small::run(agent, settings, home),
+    match find()? {
+        Some(init) => hand_over(agent, settings, home, &init),
+        None => {
+            log::info("the image has no init of its own: staying as a small one");
+            small::run(agent, settings, home)
+        }
     }
 }
 
 fn hand_over(
     agent: &mut Agent,
     settings: &Settings,
-    home: String,
+    home: &str,
     init: &ImageInit,
-) -> Result<std::convert::Infallible, Failure> {
+) -> Result<Infallible, Failure> {
     log::info(&format!("handing over to `{}`", init.path.display()));
     if init.kind == InitKind::Systemd {
         systemd::prepare(settings);
     }
-    let forked = system::fork().map_err(|error| other("the agent's process", error))?;
-    if forked.is_none() {
+    // Closed by the exec: the agent says "ready" when the image's init runs, not before.
+    let (executed, not_yet) = pipe2(OFlag::O_CLOEXEC).map_err(|error| other("a pipe", error))?;
+    let Some(child) = system::fork().map_err(|error| other("the agent's process", error))? else {
+        drop(not_yet);
+        let _ = read(&executed, &mut [0]);
+        drop(executed);
         log::leave_console();
-        agent.set_power_switch(power::switch(Supervisor::Image(init.kind)));
-        serve(agent, &home);
-    }
-    let path =
-        CString::new(init.path.as_os_str().as_encoded_bytes()).map_err(|error| other("init", error))?;
+        supervise(agent, home, init.kind);
+    };
+    let error = execute(&init.path);
+    // The image's init cannot be run, but the machine can, and be looked into.
+    log::warning(&format!("the image's init `{}` cannot be executed: {error}", init.path.display()));
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
+    small::run(agent, settings, home)
+}
+
+/// Becomes the image's init. Returns why not.
+fn execute(init: &Path) -> nix::Error {
+    let Ok(path) = CString::new(init.as_os_str().as_encoded_bytes()) else { return Errno::EINVAL };
     // What the kernel gives an init, and a path for those that want one.
-    let environment = [
-        c"HOME=/".to_owned(),
-        c"TERM=linux".to_owned(),
-        CString::new(format!("PATH={DEFAULT_PATH}")).unwrap_or_default(),
-    ];
+    let search = CString::new(format!("PATH={DEFAULT_PATH}")).unwrap_or_default();
+    let environment = [c"HOME=/", c"TERM=linux", search.as_c_str()];
     console_as_standard_streams();
-    system::restore_sigpipe();
+    system::prepare_exec();
     let Err(error) = execve(&path, &[&path], &environment);
-    let message = format!("the image's init `{}` cannot be executed: {error}", init.path.display());
-    Err(Failure { class: FailureClass::NoInit, message })
+    error
+}
+
+/// Keeps an agent running beside the image's init: in a child, and in another one should it die.
+fn supervise(agent: &mut Agent, home: &str, kind: InitKind) -> ! {
+    let _ = setsid();
+    mark_as_survivor();
+    detach_standard_streams();
+    loop {
+        match system::fork() {
+            Ok(None) => {
+                agent.set_power_switch(power::switch(Supervisor::Image(kind)));
+                serve(agent, home);
+            }
+            Ok(Some(child)) => {
+                // The channels are the agent's; a port cannot be opened twice.
+                agent.release();
+                while let Err(Errno::EINTR) = waitpid(child, None) {}
+                log::error("the agent ended and is started again");
+            }
+            Err(error) => log::error(&format!("the agent cannot be started: {error}")),
+        }
+        std::thread::sleep(RESTART_PAUSE);
+        match agent.successor() {
+            Ok(successor) => *agent = successor,
+            Err(error) => log::error(&format!("the agent cannot be started: {error}")),
+        }
+    }
 }
 
 /// Runs the agent in its own process, for as long as the machine is up.
 pub(super) fn serve(agent: &mut Agent, home: &str) -> ! {
-    let _ = setsid();
-    detach_standard_streams();
     mark_as_survivor();
+    detach_standard_streams();
     agent.reach(Stage::Agent);
     agent.reach(Stage::Ready);
     log::info("ready");
@@ -106,15 +145,17 @@ pub(super) fn serve(agent: &mut Agent, home: &str) -> ! {
     loop {
         if let Err(error) = agent.turn(Duration::from_secs(3600)) {
             log::error(&format!("the agent cannot wait for work: {error}"));
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(RESTART_PAUSE);
         }
     }
 }
 
 /// systemd-shutdown spares processes whose command line begins with `@` (systemd's documentation,
 /// ROOT_STORAGE_DAEMONS), and so do others: the agent is what switches the power off when they fail.
+/// The kernel, out of memory, takes others first.
 fn mark_as_survivor() {
     let _ = fs::write("/proc/self/comm", "vmdeck-agent");
+    let _ = fs::write("/proc/self/oom_score_adj", "-900");
     let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
     // The name, in parentheses, may hold anything; what follows it are numbers. `arg_start` is
     // field 48 (proc(5)), the state after the name is field 3.

@@ -89,7 +89,7 @@ fn boot(agent: &mut Option<Agent>) -> Result<Infallible, Failure> {
     mounts::switch_root(jail).map_err(|error| other("the change to the root of the image", error))?;
     agent.reach(Stage::Root);
     look(agent);
-    handover::run(agent, settings, home)
+    handover::run(agent, &settings, &home)
 }
 
 /// Lets the agent answer those who have connected meanwhile.

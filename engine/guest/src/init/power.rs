@@ -44,6 +44,7 @@ pub(super) enum Supervisor {
 pub(super) struct Entrypoint {
     /// 0 when there is none.
     pid: Arc<AtomicI32>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Entrypoint {
@@ -51,8 +52,10 @@ impl Entrypoint {
         self.pid.store(pid.as_raw(), Ordering::Release);
     }
 
-    pub(super) fn clear(&self) {
+    /// It ended. Returns whether it did so by itself.
+    pub(super) fn clear(&self) -> bool {
         self.pid.store(0, Ordering::Release);
+        !self.stopping.load(Ordering::Acquire)
     }
 
     fn get(&self) -> Option<Pid> {
@@ -99,6 +102,7 @@ pub(super) struct Stop {
 /// Ends all processes, makes the disks safe, and switches off or restarts.
 pub(super) fn off(stop: Option<Stop>, how: RebootMode) -> ! {
     if let Some(stop) = stop {
+        stop.entrypoint.stopping.store(true, Ordering::Release);
         system::kill_group(stop.pid, stop.signal);
         until(stop.grace, || stop.entrypoint.get().is_none());
     }

@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::os::fd::AsFd;
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
@@ -23,17 +22,13 @@ use crate::{command, log, system};
 use super::power::{self, Entrypoint, Supervisor};
 use super::{handover, other};
 
-/// Pause before an agent that died is started again.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
-
 /// Stays as the first process.
-pub(super) fn run(agent: &mut Agent, settings: Settings, home: String) -> Result<Infallible, Failure> {
-    log::info("the image has no init of its own: staying as a small one");
+pub(super) fn run(agent: &mut Agent, settings: &Settings, home: &str) -> Result<Infallible, Failure> {
     control_groups();
     // Blocked before the first child, so that no end of one is missed.
     let signals = watched_signals();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|error| other("signals", error))?;
-    let mut child = fork_agent(agent, &settings, &home, true)?;
+    let mut child = fork_agent(agent, settings, home, true)?;
     // The ports are the agent's now; a port cannot be opened twice.
     agent.release();
     loop {
@@ -41,9 +36,10 @@ pub(super) fn run(agent: &mut Agent, settings: Settings, home: String) -> Result
             Ok(Signal::SIGCHLD) => {
                 if reap(child) {
                     log::error("the agent ended and is started again");
-                    std::thread::sleep(RESTART_PAUSE);
-                    let mut fresh = Agent::new().map_err(|error| other("the agent", error))?;
-                    child = fork_agent(&mut fresh, &settings, &home, false)?;
+                    std::thread::sleep(handover::RESTART_PAUSE);
+                    *agent = agent.successor().map_err(|error| other("the agent", error))?;
+                    child = fork_agent(agent, settings, home, false)?;
+                    agent.release();
                 }
             }
             // What `reboot`, `poweroff` and `halt` of busybox and sysvinit tell an init.
@@ -84,10 +80,6 @@ fn fork_agent(agent: &mut Agent, settings: &Settings, home: &str, first: bool) -
     }
     // Its children must not inherit the first process's mask.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-    if !first {
-        agent.set_environment(settings.environment.clone());
-        agent.discover();
-    }
     let entrypoint = Entrypoint::default();
     let stop_signal = settings.stop_signal.as_deref().and_then(command::signal_number);
     agent.set_power_switch(power::switch(Supervisor::Small {
@@ -98,6 +90,7 @@ fn fork_agent(agent: &mut Agent, settings: &Settings, home: &str, first: bool) -
         start_entrypoint(settings, &entrypoint);
     }
     log::leave_console();
+    let _ = nix::unistd::setsid();
     handover::serve(agent, home)
 }
 
@@ -133,8 +126,9 @@ fn start_entrypoint(settings: &Settings, entrypoint: &Entrypoint) {
                     Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
                     Ok(_) | Err(_) => "ended".to_owned(),
                 };
-                entrypoint.clear();
-                log::error(&format!("the image's command {ended}; the machine stays up"));
+                if entrypoint.clear() {
+                    log::error(&format!("the image's command {ended}; the machine stays up"));
+                }
             });
         }
         Err(refusal) => log::error(&format!("the image's command cannot be run: {}", refusal.message)),
