@@ -22,7 +22,7 @@ fn guest(folder: &Path, speak: impl FnOnce(std::os::unix::net::UnixStream) + Sen
 fn hello() -> Vec<u8> {
     let stages = vec![Reached { stage: Stage::Ready, nanoseconds: u64::MAX }];
     let hello =
-        Hello { version: vmdeck_protocol::VERSION, release: "r".repeat(20_000), stages, failure: None };
+        Hello { version: vmdeck_protocol::VERSION, release: "r".repeat(20_000), stages, ..Hello::default() };
     wire(&[GuestMessage::Hello { hello }])
 }
 
