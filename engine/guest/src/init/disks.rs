@@ -63,39 +63,3 @@ pub(super) fn is_ext4(device: &Path) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
-
-/// Grows the ext4 file systems mounted at these paths to the length of their disks. The kernel does
-/// it while they are in use.
-pub(super) fn grow(mount_points: &[&str]) {
-    let mut done = Vec::new();
-    for path in mount_points {
-        let Ok(directory) = fs::File::open(path) else { continue };
-        let Ok(device) = nix::sys::stat::fstat(&directory).map(|stat| stat.st_dev) else { continue };
-        if done.contains(&device) {
-            continue;
-        }
-        done.push(device);
-        if let Err(error) = grow_one(&directory, device) {
-            crate::log::warning(&format!("the file system at `{path}` was not grown: {error}"));
-        }
-    }
-}
-
-fn grow_one(directory: &fs::File, device: u64) -> io::Result<()> {
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    // In sectors of 512 bytes, whatever the device's own are.
-    let sectors = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"))?;
-    let sectors: u64 = sectors.trim_end().parse().map_err(io::Error::other)?;
-    let status = nix::sys::statfs::fstatfs(directory)?;
-    if status.filesystem_type() != nix::sys::statfs::EXT4_SUPER_MAGIC {
-        return Ok(());
-    }
-    let block = u64::try_from(status.block_size()).map_err(io::Error::other)?.max(1024);
-    let blocks = sectors * 512 / block;
-    // `blocks()` leaves out what the file system uses for itself, some percent. A disk that is not
-    // clearly larger is left alone: the call would find nothing to do, but it is not free.
-    if blocks <= status.blocks() + status.blocks() / 16 {
-        return Ok(());
-    }
-    crate::system::resize_ext4(directory, blocks)
-}

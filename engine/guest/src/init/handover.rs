@@ -21,8 +21,9 @@ use crate::agent::Agent;
 use crate::command::{DEFAULT_PATH, is_executable};
 use crate::{log, system};
 
+use super::growth::GROWTH;
 use super::power::{self, Supervisor};
-use super::{disks, other, small, systemd};
+use super::{other, small, systemd};
 
 /// Where an image's init is looked for, in this order: what the kernel would try, and the places
 /// of images that leave `/sbin/init` out.
@@ -114,6 +115,9 @@ fn supervise(agent: &mut Agent, home: &str, kind: InitKind) -> ! {
         match system::fork() {
             Ok(None) => {
                 agent.set_power_switch(power::switch(Supervisor::Image(kind)));
+                if kind == InitKind::Other {
+                    spare_from_sysvinit();
+                }
                 serve(agent, home);
             }
             Ok(Some(child)) => {
@@ -141,7 +145,7 @@ pub(super) fn serve(agent: &mut Agent, home: &str) -> ! {
     log::info("ready");
     let home = home.to_owned();
     // The file systems are grown when nobody waits for it any more.
-    std::thread::spawn(move || disks::grow(&["/", &home]));
+    std::thread::spawn(move || GROWTH.run(&["/", &home]));
     loop {
         if let Err(error) = agent.turn(Duration::from_secs(3600)) {
             log::error(&format!("the agent cannot wait for work: {error}"));
@@ -168,6 +172,14 @@ fn mark_as_survivor() {
         // Our own argument vector; the first byte of `/init` becomes the mark.
         let _ = std::os::unix::fs::FileExt::write_at(&memory, b"@", start);
     }
+}
+
+/// The scripts of sysvinit end all processes but those named here (Debian's `/etc/init.d/sendsigs`).
+fn spare_from_sysvinit() {
+    let folder = "/run/sendsigs.omit.d";
+    let processes = format!("{}\n{}\n", std::os::unix::process::parent_id(), std::process::id());
+    // Where it is not wanted nobody reads it.
+    let _ = fs::create_dir_all(folder).and_then(|()| fs::write(format!("{folder}/vmdeck-agent"), processes));
 }
 
 /// The standard streams of an init are the console.

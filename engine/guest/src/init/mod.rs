@@ -9,6 +9,7 @@
 mod clock;
 mod disks;
 mod files;
+mod growth;
 mod handover;
 mod modules;
 mod mounts;

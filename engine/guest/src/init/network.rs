@@ -37,7 +37,7 @@ pub(super) fn set_up(settings: &Settings) {
 }
 
 /// Name of the interface with this hardware address.
-fn interface(mac: &str) -> Option<String> {
+pub(super) fn interface(mac: &str) -> Option<String> {
     let entries = fs::read_dir(INTERFACES).ok()?;
     entries.flatten().find_map(|entry| {
         let address = fs::read_to_string(entry.path().join("address")).ok()?;

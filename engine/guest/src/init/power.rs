@@ -16,6 +16,7 @@ use crate::agent::PowerSwitch;
 use crate::command::{DEFAULT_PATH, is_executable};
 use crate::{log, system};
 
+use super::growth::GROWTH;
 use super::handover::InitKind;
 
 /// What systemd takes for "start poweroff.target" (systemd(1), signals): SIGRTMIN+4, counted from
@@ -24,6 +25,12 @@ const SYSTEMD_POWER_OFF: i32 = 34 + 4;
 
 /// What busybox and sysvinit take for "power off" (init(8)).
 const INIT_POWER_OFF: i32 = libc::SIGUSR2;
+
+/// How long the program that tells the image's init may take to say that it cannot.
+const ASK_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the growth of a file system may take to come to a point where it can stop.
+const STEP_GRACE: Duration = Duration::from_secs(3);
 
 /// Longest time between SIGTERM to all that is left and SIGKILL.
 const TERMINATE_GRACE: Duration = Duration::from_secs(2);
@@ -76,9 +83,11 @@ pub(super) fn switch(supervisor: Supervisor) -> PowerSwitch {
         log::info("switching off, as the engine asks");
         std::thread::spawn(move || match supervisor {
             Supervisor::Image(kind) => {
+                let end = Instant::now() + grace;
+                GROWTH.stop(STEP_GRACE);
                 ask_init(kind);
                 // When the image's init does it there is nobody to come back to.
-                std::thread::sleep(grace);
+                std::thread::sleep(end.saturating_duration_since(Instant::now()));
                 log::error("the services did not stop in time: switching off without them");
                 off(None, RebootMode::RB_POWER_OFF)
             }
@@ -106,6 +115,7 @@ pub(super) fn off(stop: Option<Stop>, how: RebootMode) -> ! {
         system::kill_group(stop.pid, stop.signal);
         until(stop.grace, || stop.entrypoint.get().is_none());
     }
+    GROWTH.stop(STEP_GRACE);
     let everybody = Pid::from_raw(-1);
     let _ = kill(everybody, Signal::SIGTERM);
     let _ = kill(everybody, Signal::SIGCONT);
@@ -123,22 +133,31 @@ fn ask_init(kind: InitKind) {
     if kind == InitKind::Systemd && system::kill_process(Pid::from_raw(1), SYSTEMD_POWER_OFF).is_ok() {
         return;
     }
-    // Each init knows its own way; the program that comes with it knows it too.
-    let program = DEFAULT_PATH
-        .split(':')
-        .map(|folder| format!("{folder}/poweroff"))
-        .find(|program| is_executable(program));
-    let asked = program.is_some_and(|program| {
+    // Each init knows its own way; the program that comes with it knows it too. It may wait for the
+    // end itself, so only its failure is waited for.
+    let program = DEFAULT_PATH.split(':').map(|folder| format!("{folder}/poweroff"));
+    let started = program.into_iter().find(|program| is_executable(program)).and_then(|program| {
         Command::new(program)
             .env_clear()
             .env("PATH", DEFAULT_PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
+            .spawn()
+            .ok()
     });
-    if !asked {
+    let failed = match started {
+        Some(mut child) => {
+            let mut ended = None;
+            until(ASK_GRACE, || {
+                ended = child.try_wait().ok().flatten();
+                ended.is_some()
+            });
+            ended.is_some_and(|status| !status.success())
+        }
+        None => true,
+    };
+    if failed {
         let _ = system::kill_process(Pid::from_raw(1), INIT_POWER_OFF);
     }
 }

@@ -15,6 +15,8 @@ use vmdeck_protocol::settings::{Network, Settings};
 
 use crate::log;
 
+use super::network::interface;
+
 const UNITS: &str = "/run/systemd/system";
 
 /// Units that wait for udev, or for a network that it has announced.
@@ -85,6 +87,12 @@ fn keep_network(network: &Network) -> io::Result<()> {
     if !resolvers.is_empty() {
         let text = format!("[Resolve]\nDNS={}\n", resolvers.trim_start());
         write_below("/run/systemd/resolved.conf.d", "00-vmdeck.conf", &text)?;
+    }
+    if fs::exists("/etc/network/interfaces").unwrap_or(false)
+        && let Some(name) = interface(mac)
+    {
+        // What ifupdown takes for "is up already" (ifup(8), FILES).
+        write_below("/run/network", "ifstate", &format!("{name}={name}\n"))?;
     }
     let unmanaged = format!("[keyfile]\nunmanaged-devices=mac:{mac}\n");
     write_below("/run/NetworkManager/conf.d", "00-vmdeck.conf", &unmanaged)
