@@ -31,10 +31,9 @@ impl Hypervisor {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = from_guest.read(&mut buffer) {
                 let current = to_client.lock().unwrap().as_ref().map(|client| client.try_clone().unwrap());
-                match current {
-                    // What cannot be delivered is lost in part, as it is in a hypervisor.
-                    Some(mut client) => drop(client.write_all(&buffer[..length])),
-                    None => {}
+                // What cannot be delivered is lost in part, as it is in a hypervisor.
+                if let Some(mut client) = current {
+                    drop(client.write_all(&buffer[..length]));
                 }
             }
         });
