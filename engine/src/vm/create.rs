@@ -157,19 +157,12 @@ pub(super) async fn create(shared: &Shared, request: CreateVm, operation: &Opera
 /// Finds the image and the kernel, or pulls them, both at once.
 async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> Result<(Image, Kernel)> {
     let request = &checked.request;
-    let image = async {
-        if !request.plain_http {
-            return shared.images.ensure(&request.image, operation).await;
-        }
-        match shared.images.find(&request.image).await {
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => {
-                let pull =
-                    PullImage { reference: request.image.clone(), plain_http: true, ..PullImage::default() };
-                shared.images.pull(pull, Some(operation)).wait().await
-            }
-            found => found,
-        }
+    let pull = PullImage {
+        reference: request.image.clone(),
+        plain_http: request.plain_http,
+        ..PullImage::default()
     };
+    let image = shared.images.ensure_pulled(pull, operation);
     let kernel = shared.kernels.ensure(request.kernel.as_deref(), operation);
     // Boxed: each holds a whole pull.
     let (image, kernel) = tokio::try_join!(Box::pin(image), Box::pin(kernel))?;

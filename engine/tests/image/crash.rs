@@ -106,9 +106,20 @@ fn service(data: &Path, settings: Settings) -> (ImageService, Operations) {
 /// The child; killed with the value.
 struct Process(Child);
 
+/// A pull by a process with another home.
+pub(crate) async fn pull_with_home(data: &Path, reference: String, home: &Path) {
+    let task = Task { data: data.to_owned(), what: What::Pull { reference }, point: None };
+    Process::start_in(&task, Some(home)).wait().await;
+}
+
 impl Process {
     fn start(task: &Task) -> Self {
+        Self::start_in(task, None)
+    }
+
+    fn start_in(task: &Task, home: Option<&Path>) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
+            .envs(home.map(|home| ("HOME", home)))
             .args(["--exact", "crash::child"])
             .env(TASK, serde_json::to_string(task).unwrap())
             .stdin(Stdio::null())

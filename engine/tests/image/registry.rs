@@ -170,3 +170,67 @@ async fn basic_authentication_takes_the_credentials_of_podman() {
     );
     with("secret").pull(&registry.reference("app:1"), "app").await.unwrap();
 }
+
+/// A certificate authority, and a certificate of it for 127.0.0.1; `None` when there is no openssl.
+fn certificates(folder: &std::path::Path) -> Option<()> {
+    if !has("openssl") {
+        return None;
+    }
+    let openssl = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let mut authority =
+        vec!["req", "-x509", "-days", "2", "-subj", "/CN=test", "-keyout", "ca.key", "-out", "ca.crt"];
+    authority.extend(key);
+    openssl(&authority);
+    let mut request = vec!["req", "-subj", "/CN=registry", "-keyout", "server.key", "-out", "server.csr"];
+    request.extend(key);
+    openssl(&request);
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "san",
+        "-out",
+        "server.crt",
+    ]);
+    Some(())
+}
+
+#[tokio::test]
+async fn a_registry_with_a_private_authority_is_trusted_by_its_certificate_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(()) = certificates(folder.path()) else { return };
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.crt"), path("server.key"));
+    let Some(registry) = Registry::start(&tls) else { return };
+    registry.push(&small_image(), "app:1", &[]);
+
+    let bench = Bench::new();
+    let error = bench.pull(&registry.reference("app:1"), "app").await.unwrap_err();
+    let text = whole(&error);
+    assert!(text.contains("no secure connection to the registry 127.0.0.1"), "{text}");
+    assert!(text.contains("containers/certs.d/127.0.0.1"), "{text}");
+    bench.assert_clean().await;
+
+    // The file is looked for in the user's home, so another process with another home pulls.
+    let home = folder.path().join("home");
+    let place = home.join(format!(".config/containers/certs.d/127.0.0.1:{}", registry.port));
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::copy(folder.path().join("ca.crt"), place.join("ca.crt")).unwrap();
+    crate::crash::pull_with_home(bench.data.root(), registry.reference("app:1"), &home).await;
+    assert_eq!(bench.images.find("app").await.unwrap().name, "app");
+}

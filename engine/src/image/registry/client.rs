@@ -5,7 +5,7 @@
 //! distribution project's `spec/auth/token.md` and `spec/auth/oauth.md`.
 
 use std::error::Error as StdError;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::Patience;
 use super::challenge::{self, Challenge};
 use super::credentials::{Credential, CredentialFiles};
-use super::http::{self, PlainHttp};
+use super::http::{self, PlainHttp, Tls};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::reference::RegistryReference;
 use crate::image::source::SourceError;
@@ -31,6 +31,8 @@ pub(crate) struct RegistryClient {
     reference: RegistryReference,
     base: Url,
     http: reqwest::Client,
+    /// Set once a registry on this host was asked in plain HTTP and turned out to want TLS.
+    secure: OnceLock<(reqwest::Client, Url)>,
     credentials: CredentialFiles,
     patience: Patience,
     /// Guards what is sent with each request; held to copy or replace it.
@@ -60,11 +62,13 @@ impl RegistryClient {
             .map_err(|error| {
             Error::usage(format!("`{}` is no host", reference.registry)).with_source(error)
         })?;
-        let http = http::client(&reference.registry, loopback, plain, &patience)?;
+        let tls = if loopback { Tls::Unlikely } else { Tls::Needed };
+        let http = http::client(&reference.registry, loopback, plain, tls, &patience)?;
         Ok(Self {
             reference,
             base,
             http,
+            secure: OnceLock::new(),
             credentials,
             patience,
             authorization: Mutex::default(),
@@ -87,13 +91,14 @@ impl RegistryClient {
         accept: Option<&'static str>,
         from: Option<u64>,
     ) -> Result<Response, SourceError> {
-        let url = self.base.join(path).map_err(|error| {
-            Error::failed(format!("`{}` makes no URL", printable(path, 200))).with_source(error)
-        })?;
         let mut renewed = false;
         loop {
+            let (http, base) = self.endpoint();
+            let url = base.join(path).map_err(|error| {
+                Error::failed(format!("`{}` makes no URL", printable(path, 200))).with_source(error)
+            })?;
             let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let mut request = self.http.get(url.clone());
+            let mut request = http.get(url.clone());
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -111,8 +116,42 @@ impl RegistryClient {
                 renewed = true;
                 continue;
             }
+            if response.status() == StatusCode::BAD_REQUEST && url.scheme() == "http" {
+                self.step_up(response).await?;
+                continue;
+            }
             return self.sort(response, path).await;
         }
+    }
+
+    /// Client and address for the next request.
+    fn endpoint(&self) -> (&reqwest::Client, &Url) {
+        self.secure.get().map_or((&self.http, &self.base), |(http, base)| (http, base))
+    }
+
+    /// Goes on with TLS when that is what the registry says it wants: registries on this host are
+    /// asked in plain HTTP first, and are what the user makes of them.
+    async fn step_up(&self, response: Response) -> Result<(), SourceError> {
+        let body = self.read(response, LONGEST_ERROR).await.unwrap_or_default();
+        let said = String::from_utf8_lossy(&body);
+        // Go's net/http and nginx, which all registries are made of.
+        let wants_tls = said.contains("HTTPS server") || said.contains("HTTPS port");
+        if !wants_tls || !self.reference.is_loopback() {
+            let said = printable(said.trim(), 200);
+            let error =
+                Error::failed(format!("the registry {} answers 400: {said}", self.reference.registry));
+            let hint = "it may want TLS: leave out --plain-http";
+            return Err(if wants_tls { error.with_hint(hint) } else { error }.into());
+        }
+        let mut base = self.base.clone();
+        if base.set_scheme("https").is_err() {
+            return Err(Error::failed("a registry's address takes no TLS").into());
+        }
+        let http =
+            http::client(&self.reference.registry, true, PlainHttp::Refused, Tls::Needed, &self.patience)?;
+        // Somebody else's is as good.
+        let _ = self.secure.set((http, base));
+        Ok(())
     }
 
     /// Reads an answer to its end, at most `limit` bytes.
@@ -331,7 +370,8 @@ impl RegistryClient {
             Error::failed(format!("the registry {registry} names a malformed token service"))
                 .with_source(error)
         })?;
-        if url.scheme() != "https" && self.base.scheme() == "https" {
+        let (http, base) = self.endpoint();
+        if url.scheme() != "https" && base.scheme() == "https" {
             return Err(Error::failed(format!(
                 "the registry {registry} names a token service without TLS: {}",
                 printable(realm, 200)
@@ -355,17 +395,16 @@ impl RegistryClient {
                 ]);
                 // A form is what follows the `?` of a URL made of the same pairs.
                 let form = with_query(Url::parse("form:").map_err(bug)?, &parameters);
-                self.http
-                    .post(url)
+                http.post(url)
                     .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form.query().unwrap_or_default().to_owned())
             }
             Some(Credential::Password { username, password }) => {
                 let account = [("account", username.as_str())];
                 parameters.extend(account);
-                self.http.get(with_query(url, &parameters)).basic_auth(username, Some(password))
+                http.get(with_query(url, &parameters)).basic_auth(username, Some(password))
             }
-            None => self.http.get(with_query(url, &parameters)),
+            None => http.get(with_query(url, &parameters)),
         };
         let response = self.send(request).await?;
         let status = response.status();

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Patience;
-use super::http::{self, PlainHttp};
+use super::http::{self, PlainHttp, Tls};
 use crate::error::{Error, Result};
 use crate::image::source::SourceError;
 use crate::image::source::registry::content_range;
@@ -45,7 +45,8 @@ pub(crate) async fn stream(download: Download<'_>, sender: mpsc::Sender<Bytes>) 
             .with_hint("use https, or add --plain-http when you trust the network to it"));
     }
     let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let client = http::client(&authority, loopback, plain, download.patience)?;
+    let tls = if url.scheme() == "http" && loopback { Tls::Unlikely } else { Tls::Needed };
+    let client = http::client(&authority, loopback, plain, tls, download.patience)?;
     download.part.set_state(ProgressState::Active);
 
     let (mut position, mut failures, mut counted_at) = (0u64, 0, 0u64);

@@ -30,12 +30,26 @@ pub(crate) enum PlainHttp {
     Allowed,
 }
 
+/// Whether a client will be asked to speak TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tls {
+    /// Reading the system's certificates takes milliseconds: left out.
+    Unlikely,
+    Needed,
+}
+
 /// A client for one host. `loopback`: it is this very machine, which no proxy reaches.
 ///
 /// Trusts the system's certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`) and those that docker and
 /// podman keep for this host (containers-certs.d(5)). Obeys `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
 /// and `NO_PROXY`.
-pub(crate) fn client(host: &str, loopback: bool, plain: PlainHttp, patience: &Patience) -> Result<Client> {
+pub(crate) fn client(
+    host: &str,
+    loopback: bool,
+    plain: PlainHttp,
+    tls: Tls,
+    patience: &Patience,
+) -> Result<Client> {
     install_crypto();
     let certificates = certificates(host)?;
     let mut builder = Client::builder()
@@ -45,8 +59,7 @@ pub(crate) fn client(host: &str, loopback: bool, plain: PlainHttp, patience: &Pa
     if loopback {
         builder = builder.no_proxy();
     }
-    if loopback && plain == PlainHttp::Allowed && certificates.is_empty() {
-        // Reading the system's certificates takes milliseconds, and nobody will be asked for one.
+    if tls == Tls::Unlikely && certificates.is_empty() {
         builder = builder.tls_certs_only([]);
     } else {
         builder = builder.tls_certs_merge(certificates);
