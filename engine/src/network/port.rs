@@ -52,7 +52,8 @@ pub fn check(forwards: &[PortForward]) -> Result<()> {
             .with_hint("leave the address out, or use one that begins with 127."));
         }
         if forward.host_port != 0 && !seen.insert(lease(forward)) {
-            return Err(Error::usage(format!("port {} is forwarded twice", forward.host_port)));
+            return Err(Error::usage(format!("port {} is forwarded twice", forward.host_port))
+                .with_hint("give each forward a port of its own, or 0 for any free one"));
         }
     }
     Ok(())

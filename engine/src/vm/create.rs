@@ -78,7 +78,8 @@ impl Checked {
         let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB.min(host.memory_mib));
         check_capacity(cpus, memory_mib, host)?;
         if request.disk_gib.is_some_and(|gib| gib == 0 || gib > MAXIMUM_DISK_GIB) {
-            return Err(Error::usage(format!("a disk has 1 to {MAXIMUM_DISK_GIB} GiB")));
+            return Err(Error::usage(format!("a disk has 1 to {MAXIMUM_DISK_GIB} GiB"))
+                .with_hint("leave out --disk for 8 GiB, or more where the image needs it"));
         }
         let network = request.network.unwrap_or(NetworkMode::User);
         if network == NetworkMode::Bridge {
@@ -106,13 +107,12 @@ impl Checked {
 /// Checks numbers that a user gives, also to `vm set`.
 pub(super) fn check_capacity(cpus: u32, memory_mib: u64, host: HostCapacity) -> Result<()> {
     if cpus == 0 || cpus > host.cpus {
-        return Err(Error::usage(format!("a machine on this host has 1 to {} CPUs, not {cpus}", host.cpus)));
+        return Err(Error::usage(format!("a machine on this host cannot have {cpus} CPUs"))
+            .with_hint(format!("use --cpus 1 to {}", host.cpus)));
     }
     if memory_mib < MINIMUM_MEMORY_MIB || memory_mib > host.memory_mib {
-        return Err(Error::usage(format!(
-            "a machine on this host has {MINIMUM_MEMORY_MIB} to {} MiB of memory, not {memory_mib}",
-            host.memory_mib
-        )));
+        return Err(Error::usage(format!("a machine on this host cannot have {memory_mib} MiB of memory"))
+            .with_hint(format!("use --memory {MINIMUM_MEMORY_MIB} to {}", host.memory_mib)));
     }
     Ok(())
 }

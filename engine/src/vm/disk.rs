@@ -36,10 +36,12 @@ pub(super) fn prepare(
     settings: &VmSettings,
 ) -> Result<Vec<Disk>> {
     let root = directory.join(ROOT);
-    if !exists(&root)? {
+    check_backing(&image.files.rootfs, "root", image)?;
+    if exists(&root)? {
+        grow(&root, settings.disk_bytes)?;
+    } else {
         overlay(&root, &backing(&image.files.rootfs, images), settings.disk_bytes)?;
     }
-    check_backing(&image.files.rootfs, "root", image)?;
     let mut disks =
         vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL), work(directory, images, image, settings)?];
     if let Some(modules) = &kernel.modules {
@@ -118,6 +120,14 @@ fn check_backing(file: &Path, what: &str, image: &Image) -> Result<u64> {
                 "put the registered file back where it was"
             })
     })
+}
+
+/// Makes a disk as long as it was set to be since; the guest's file system follows.
+fn grow(path: &Path, bytes: u64) -> Result<()> {
+    if qcow2::virtual_size(path, DiskFormat::Qcow2)? < bytes {
+        qcow2::grow(path, bytes)?;
+    }
+    Ok(())
 }
 
 fn overlay(path: &Path, backing: &Path, bytes: u64) -> Result<()> {

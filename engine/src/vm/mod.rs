@@ -34,6 +34,8 @@ mod settle;
 mod start;
 mod stop;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

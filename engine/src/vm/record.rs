@@ -127,11 +127,9 @@ pub struct VmRun {
     pub process: ProcessIdentity,
     pub accelerator: Accelerator,
     pub started_at: Milliseconds,
-    /// Where in `console.log` and `qemu.log` this run begins, in bytes.
+    /// Where in `console.log` this run begins, in bytes.
     #[serde(default)]
     pub console_start: u64,
-    #[serde(default)]
-    pub log_start: u64,
 }
 
 /// How a run of a machine ended.

@@ -20,6 +20,7 @@ use super::{Shared, boot};
 use crate::clock;
 use crate::error::Result;
 use crate::process;
+use crate::vmm::Ending;
 
 /// What the process table says of a machine that has a process on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +85,8 @@ pub(super) async fn settle(shared: &Shared, guard: &VmGuard, vm: Vm) -> Result<V
             "it runs in the data directory that this one was copied from".to_owned(),
         ),
         Finding::Gone => {
-            let hypervisor = LogTail::from_offset(boot::hypervisor_log(guard), run.log_start).lines();
-            how_it_ended(vm.state, &console, &hypervisor)
+            let hypervisor = LogTail::from_offset(boot::hypervisor_log(guard), 0).lines();
+            how_it_ended(vm.state, shared.vmm.ending(guard.directory()), &console, &hypervisor)
         }
     };
     shared.channels.forget(&vm.id);
@@ -105,38 +106,43 @@ fn never() -> VmRun {
         accelerator: crate::vmm::Accelerator::Tcg,
         started_at: 0,
         console_start: 0,
-        log_start: 0,
     }
 }
 
-/// How a run ended whose process is gone, told from its last words. A guest that powers off says so
-/// as its very last ones (Linux, kernel/reboot.c); so does one that panicked.
+/// How a run ended whose process is gone: what the hypervisor wrote down, and the guest's last words.
+/// A guest whose kernel panics restarts, which is all that a hypervisor may see of it.
 pub(super) fn how_it_ended(
     state: VmState,
+    ending: Ending,
     console: &[String],
     hypervisor: &[String],
 ) -> (VmState, VmEndCause, String) {
-    let last_words = &console[console.len().saturating_sub(10)..];
-    let said = |needle: &str| last_words.iter().any(|line| line.contains(needle));
     let panic = console.iter().rev().find(|line| line.contains("Kernel panic - not syncing"));
-    if said("reboot: Power down") || said("reboot: System halted") {
-        (VmState::Stopped, VmEndCause::GuestEnded, "the guest powered itself off".into())
-    } else if let Some(panic) = panic {
-        (VmState::Failed, VmEndCause::GuestPanicked, format!("the guest's kernel panicked: {panic}"))
-    } else if said("reboot: Restarting system") {
-        (
+    let panicked = |line: &str| {
+        (VmState::Failed, VmEndCause::GuestPanicked, format!("the guest's kernel panicked: {line}"))
+    };
+    match (ending, panic) {
+        (Ending::PoweredOff, _) => {
+            (VmState::Stopped, VmEndCause::GuestEnded, "the guest powered itself off".into())
+        }
+        (Ending::Panicked | Ending::Reset, Some(line)) => panicked(line),
+        (Ending::Panicked, None) => panicked("it did not say why"),
+        (Ending::Reset, None) => (
             VmState::Stopped,
             VmEndCause::GuestEnded,
-            "the guest restarted itself; `vm start` boots it again".into(),
-        )
-    } else if state == VmState::Stopping {
-        (VmState::Stopped, VmEndCause::Killed, "it ended while it was being stopped".into())
-    } else {
-        let words = match hypervisor.last() {
-            Some(line) => format!("the hypervisor ended: {line}"),
-            None => "the hypervisor was ended from outside, without a word".into(),
-        };
-        (VmState::Failed, VmEndCause::HypervisorEnded, words)
+            "the guest restarted itself, which ends a machine; start it again".into(),
+        ),
+        (Ending::Quit, _) => (VmState::Stopped, VmEndCause::Killed, "the hypervisor was told to quit".into()),
+        (Ending::Signal | Ending::Unknown, _) if state == VmState::Stopping => {
+            (VmState::Stopped, VmEndCause::Killed, "it ended while it was being stopped".into())
+        }
+        (Ending::Signal | Ending::Unknown, _) => {
+            let words = match hypervisor.last() {
+                Some(line) => format!("the hypervisor ended: {line}"),
+                None => "the hypervisor was killed from outside, or crashed".into(),
+            };
+            (VmState::Failed, VmEndCause::HypervisorEnded, words)
+        }
     }
 }
 
@@ -145,28 +151,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_words() {
-        let check = |state, console: &[&str], hypervisor: &[&str], expected| {
-            let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
-            let (state, cause, _) = how_it_ended(state, &lines(console), &lines(hypervisor));
-            assert_eq!((state, cause), expected, "{console:?}");
+    fn endings() {
+        let check = |state, ending, console: &[&str], expected| {
+            let console: Vec<_> = console.iter().map(|line| (*line).to_owned()).collect();
+            let (state, cause, _) = how_it_ended(state, ending, &console, &[]);
+            assert_eq!((state, cause), expected, "{ending:?} {console:?}");
         };
         use VmEndCause::{GuestEnded, GuestPanicked, HypervisorEnded, Killed};
-        check(VmState::Running, &["[ 9.1] reboot: Power down"], &[], (VmState::Stopped, GuestEnded));
-        check(VmState::Running, &["[ 9.1] reboot: Restarting system"], &[], (VmState::Stopped, GuestEnded));
-        check(
-            VmState::Running,
-            &["Kernel panic - not syncing: x", "reboot: Restarting system"],
-            &[],
-            (VmState::Failed, GuestPanicked),
-        );
-        check(
-            VmState::Running,
-            &["login:"],
-            &["terminating on signal 15"],
-            (VmState::Failed, HypervisorEnded),
-        );
-        check(VmState::Running, &[], &[], (VmState::Failed, HypervisorEnded));
-        check(VmState::Stopping, &[], &[], (VmState::Stopped, Killed));
+        use VmState::{Failed, Running, Stopped, Stopping};
+        let panic = "[ 3.0] Kernel panic - not syncing: x";
+        check(Running, Ending::PoweredOff, &["a panic of an earlier time", panic], (Stopped, GuestEnded));
+        check(Running, Ending::Reset, &["[ 9.1] reboot: Restarting system"], (Stopped, GuestEnded));
+        check(Running, Ending::Reset, &[panic], (Failed, GuestPanicked));
+        check(Running, Ending::Panicked, &[], (Failed, GuestPanicked));
+        check(Running, Ending::Quit, &[], (Stopped, Killed));
+        check(Running, Ending::Signal, &["login:"], (Failed, HypervisorEnded));
+        check(Running, Ending::Unknown, &[], (Failed, HypervisorEnded));
+        check(Stopping, Ending::Unknown, &[], (Stopped, Killed));
     }
 }

@@ -5,7 +5,7 @@ use super::console::{TAIL_LINES, last};
 use super::stall::Stall;
 use crate::guest::GuestFailure;
 use crate::vm::record::{BootFailure, BootFailureClass, BootPhaseName};
-use crate::vmm::Accelerator;
+use crate::vmm::{Accelerator, Ending};
 
 /// How it came out that the boot failed.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub(in crate::vm) enum Trouble {
     Guest(GuestFailure),
     /// The hypervisor could not be started; its words.
     Launch(String),
+    /// The accelerator could not be started; the hypervisor's words.
+    Accelerator(String),
     /// The hypervisor ended.
     Ended,
     /// The hypervisor runs, its guest does not any more.
@@ -28,6 +30,8 @@ pub(in crate::vm) struct Evidence<'a> {
     /// The phase it happened in.
     pub(in crate::vm) phase: BootPhaseName,
     pub(in crate::vm) accelerator: Option<Accelerator>,
+    /// How the hypervisor says that it ended.
+    pub(in crate::vm) ending: Ending,
     /// Lines of the serial console and of the hypervisor, both made printable.
     pub(in crate::vm) console: &'a [String],
     pub(in crate::vm) hypervisor: &'a [String],
@@ -68,7 +72,7 @@ const CONSOLE: [(&str, Class); 22] = [
 ];
 
 /// Words of the hypervisor.
-const HYPERVISOR: [(&str, Class); 17] = [
+const HYPERVISOR: [(&str, Class); 18] = [
     ("KVM internal error", Class::AcceleratorDied),
     ("failed to set MSR", Class::AcceleratorDied),
     ("kvm run failed", Class::AcceleratorDied),
@@ -82,11 +86,14 @@ const HYPERVISOR: [(&str, Class); 17] = [
     ("linux kernel too old", Class::WrongArchitecture),
     ("without PVH ELF Note", Class::WrongArchitecture),
     ("invalid kernel header", Class::WrongArchitecture),
+    ("is no kernel that this machine can boot", Class::WrongArchitecture),
     ("could not load kernel", Class::WrongArchitecture),
     ("not a valid ELF", Class::WrongArchitecture),
     ("is not a bootable", Class::WrongArchitecture),
     ("Failed to get \"write\" lock", Class::Host),
 ];
+
+const SHUT_DOWN: &str = "the guest shut itself down before it was ready";
 
 /// Finds the class, the message and the next step.
 pub(in crate::vm) fn classify(evidence: &Evidence<'_>) -> BootFailure {
@@ -106,6 +113,9 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
         let message = if message.is_empty() { "the guest's init gave up".into() } else { message };
         return (believable(failure.class), message);
     }
+    if let Trouble::Accelerator(words) = &evidence.trouble {
+        return (Class::AcceleratorDied, format!("the hypervisor says: {words}"));
+    }
     if let Some((class, line)) = find(&HYPERVISOR, evidence.hypervisor) {
         return (class, format!("the hypervisor says: {line}"));
     }
@@ -115,6 +125,13 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
     }
     if let Some((class, line)) = find(&CONSOLE, evidence.console) {
         return (class, told(class, &line, evidence));
+    }
+    match evidence.ending {
+        Ending::PoweredOff => return (Class::HypervisorExited, SHUT_DOWN.into()),
+        Ending::Panicked => return (Class::KernelPanic, "the guest's kernel panicked without a word".into()),
+        Ending::Signal => return (Class::HypervisorExited, "the hypervisor was ended by a signal".into()),
+        // A triple fault is a reset, too.
+        Ending::Reset | Ending::Quit | Ending::Unknown => {}
     }
     let silent = evidence.console.is_empty();
     match evidence.trouble {
@@ -191,7 +208,7 @@ fn told(class: Class, line: &str, evidence: &Evidence<'_>) -> String {
         Class::OutOfMemory => {
             format!("{} MiB of memory did not suffice: {line}", evidence.memory_mib)
         }
-        Class::HypervisorExited => format!("the guest shut itself down before it was ready: {line}"),
+        Class::HypervisorExited => format!("{SHUT_DOWN}: {line}"),
         _ => line.to_owned(),
     }
 }
@@ -258,6 +275,7 @@ mod tests {
             trouble,
             phase: BootPhaseName::Kernel,
             accelerator: Some(Accelerator::Tcg),
+            ending: Ending::Unknown,
             console,
             hypervisor,
             name: "web",

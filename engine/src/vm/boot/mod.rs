@@ -40,6 +40,7 @@ use crate::kernel::record::Kernel;
 use crate::network::port;
 use crate::operation::Operation;
 use crate::store;
+use crate::vmm::qemu::failure::AcceleratorFailed;
 use crate::vmm::{Accelerator, Machine, MachineSpec};
 
 /// A machine that is up.
@@ -121,9 +122,8 @@ async fn attempt(
     operation: &Operation,
 ) -> Result<Result<Up, Failed>> {
     let mut recorder = Recorder::begin(&shared.store, vm).await?;
-    let (mut console, hypervisor) =
-        (LogTail::from_end(console_log(guard)), LogTail::from_end(hypervisor_log(guard)));
-    let walk = walk(shared, guard, vm, operation, &mut recorder, &mut console, &hypervisor);
+    let mut console = LogTail::from_end(console_log(guard));
+    let walk = walk(shared, guard, vm, operation, &mut recorder, &mut console);
     // Boxed: it holds a launch.
     match Box::pin(walk).await {
         Ok(up) => {
@@ -132,8 +132,7 @@ async fn attempt(
         }
         Err(setback) => {
             let accelerator = recorder.boot().accelerator;
-            let (failure, error) =
-                explain(setback, vm, recorder.active(), accelerator, &console, &hypervisor);
+            let (failure, error) = explain(shared, guard, setback, vm, &recorder, &console);
             record_failure(recorder, &failure).await?;
             Ok(Err(Failed { failure, accelerator, error }))
         }
@@ -157,12 +156,12 @@ async fn walk(
     operation: &Operation,
     recorder: &mut Recorder,
     console: &mut LogTail,
-    hypervisor: &LogTail,
 ) -> Result<Up, Setback> {
     let cancel = operation.cancelled();
     let alive = || if cancel.is_cancelled() { Err(Setback::Cancelled) } else { Ok(()) };
     enter(recorder, operation, BootPhaseName::Disk).await?;
     let (image, kernel) = materials(shared, vm).await?;
+    let kernel = shared.kernels.ensure_current(&kernel).await?;
 
     let prepared = prepare_blocking(shared, guard.directory(), vm, &image, &kernel).await?;
     alive()?;
@@ -173,10 +172,10 @@ async fn walk(
     }
     alive()?;
     enter(recorder, operation, BootPhaseName::Vmm).await?;
-    let verdict = shared.vmm.accelerator(cancel).await.map_err(from_hypervisor)?;
+    let verdict = shared.vmm.accelerator(cancel).await.map_err(from_proof)?;
     recorder.set_accelerator(verdict.accelerator);
     let spec = prepared.spec(guard.directory(), vm, &kernel, verdict.accelerator);
-    let launched = launch(shared, vm, &spec, (console.start(), hypervisor.start()), cancel).await?;
+    let launched = launch(shared, vm, &spec, console.start(), cancel).await?;
     let outcome = async {
         enter(recorder, operation, BootPhaseName::Kernel).await?;
         watch::watch(&*launched.machine, guard.directory(), verdict.accelerator, console, recorder, cancel)
@@ -243,12 +242,12 @@ async fn launch(
     shared: &Shared,
     vm: &Vm,
     spec: &MachineSpec,
-    (console_start, log_start): (u64, u64),
+    console_start: u64,
     cancel: &CancellationToken,
 ) -> Result<Launched, Setback> {
     let (store, id, accelerator, started_at) =
         (shared.store.clone(), vm.id.clone(), spec.accelerator, clock::now());
-    let run_of = move |process| VmRun { process, accelerator, started_at, console_start, log_start };
+    let run_of = move |process| VmRun { process, accelerator, started_at, console_start };
     let record = Box::new(move |process| {
         let run = run_of(process);
         let write = async move {
@@ -260,28 +259,43 @@ async fn launch(
         };
         Box::pin(write) as futures_util::future::BoxFuture<'static, Result<()>>
     });
-    let machine = shared.vmm.launch(spec, record, cancel).await.map_err(from_hypervisor)?;
+    let machine = shared.vmm.launch(spec, record, cancel).await.map_err(from_launch)?;
     let run = run_of(machine.process().clone());
     Ok(Launched { machine, run })
 }
 
-/// The hypervisor's own errors: what is missing is the host's, the rest may tell of the guest.
-fn from_hypervisor(error: Error) -> Setback {
+/// What a launch that failed tells of.
+fn from_launch(error: Error) -> Setback {
+    let accelerator =
+        std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<AcceleratorFailed>());
+    if let Some(AcceleratorFailed(words)) = accelerator {
+        return Setback::Guest(Trouble::Accelerator(words.clone()));
+    }
+    match error.kind() {
+        ErrorKind::Cancelled => Setback::Cancelled,
+        // No memory, a port or a disk in use.
+        ErrorKind::HostCannot | ErrorKind::Conflict => Setback::Host(error),
+        _ => Setback::Guest(Trouble::Launch(error.full_message())),
+    }
+}
+
+/// Without a hypervisor there is no accelerator to be asked for.
+fn from_proof(error: Error) -> Setback {
     match error.kind() {
         ErrorKind::Cancelled => Setback::Cancelled,
         ErrorKind::HostCannot => Setback::Missing(error),
-        _ => Setback::Guest(Trouble::Launch(error.full_message())),
+        _ => Setback::Host(error),
     }
 }
 
 /// What is recorded of a setback.
 fn explain(
+    shared: &Shared,
+    guard: &VmGuard,
     setback: Setback,
     vm: &Vm,
-    phase: BootPhaseName,
-    accelerator: Option<Accelerator>,
+    recorder: &Recorder,
     console: &LogTail,
-    hypervisor: &LogTail,
 ) -> (BootFailure, Option<Error>) {
     let of_host = |class, error: Error| {
         let failure = BootFailure {
@@ -307,10 +321,11 @@ fn explain(
         Setback::Guest(trouble) => {
             let evidence = Evidence {
                 trouble,
-                phase,
-                accelerator,
+                phase: recorder.active(),
+                accelerator: recorder.boot().accelerator,
+                ending: shared.vmm.ending(guard.directory()),
                 console: &console.lines(),
-                hypervisor: &hypervisor.lines(),
+                hypervisor: &LogTail::from_offset(hypervisor_log(guard), 0).lines(),
                 name: &vm.name,
                 image: &vm.image,
                 kernel: &vm.kernel,
@@ -347,7 +362,6 @@ pub(super) async fn take_over(
     let launched = Launched { machine, run: run.clone() };
     let mut recorder = Recorder::resume(&shared.store, &vm.id, boot);
     let mut console = LogTail::from_offset(console_log(guard), run.console_start);
-    let hypervisor = LogTail::from_offset(hypervisor_log(guard), run.log_start);
     // It may have been killed before it could record that the guest's kernel began.
     recorder.phase(BootPhaseName::Kernel).await?;
     let watched = watch::watch(
@@ -381,7 +395,7 @@ pub(super) async fn take_over(
     };
     let setback = launched.undo(setback).await;
     let accelerator = Some(run.accelerator);
-    let (failure, error) = explain(setback, vm, recorder.active(), accelerator, &console, &hypervisor);
+    let (failure, error) = explain(shared, guard, setback, vm, &recorder, &console);
     record_failure(recorder, &failure).await?;
     Err(Failed { failure, accelerator, error }.error(&vm.name))
 }
@@ -408,3 +422,6 @@ pub(super) async fn abandon(
         _ => shared.set_ended(&vm.id, state, ended).await,
     }
 }
+
+#[cfg(test)]
+pub(super) use timeline::Timeline;

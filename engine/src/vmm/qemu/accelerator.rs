@@ -87,10 +87,11 @@ impl KvmAccess {
 /// The verdict, proved now when it is not known. Concurrent calls, also of other processes, wait for
 /// one proof.
 pub(super) async fn verdict(cache: &Path, cancel: &CancellationToken) -> Result<AcceleratorVerdict> {
+    // First of all: without QEMU there is nothing to choose for.
+    let circumstances = circumstances()?;
     if let Some(why) = KvmAccess::of_this_process().refusal() {
         return Ok(translator(why));
     }
-    let circumstances = circumstances()?;
     if let Some(verdict) = known(cache, &circumstances) {
         return Ok(verdict);
     }

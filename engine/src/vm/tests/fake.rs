@@ -1,0 +1,178 @@
+//! A hypervisor whose process is a real one (`sleep`, in the machine's folder and a session of its
+//! own) and whose behaviour is scripted, launch by launch.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::process::detached::{self, Detached};
+use crate::process::{PidFd, ProcessIdentity};
+use crate::vm::record::PortForward;
+use crate::vmm::qemu::failure::AcceleratorFailed;
+use crate::vmm::{Accelerator, AcceleratorVerdict, Ending, Machine, MachineSpec, MachineStatus, Vmm};
+
+/// What one launch does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Script {
+    /// Runs for ever, and says nothing.
+    Hang,
+    /// Prints this on the console and ends.
+    EndSaying(&'static str),
+    /// The accelerator cannot be started, for this reason.
+    Refuse(&'static str),
+    /// This host has none.
+    Missing,
+}
+
+#[derive(Debug)]
+pub(super) struct Fake {
+    scripts: Mutex<VecDeque<Script>>,
+    /// The verdict, and every launch's accelerator.
+    accelerator: Mutex<Accelerator>,
+    pub(super) launches: Mutex<Vec<Accelerator>>,
+}
+
+impl Fake {
+    /// Does this at its launches, one after the other, and hangs at all later ones.
+    pub(super) fn new(accelerator: Accelerator, scripts: &[Script]) -> Arc<Self> {
+        Arc::new(Self {
+            scripts: Mutex::new(scripts.iter().copied().collect()),
+            accelerator: Mutex::new(accelerator),
+            launches: Mutex::default(),
+        })
+    }
+
+    pub(super) fn hanging() -> Arc<Self> {
+        Self::new(Accelerator::Tcg, &[])
+    }
+
+    async fn start(
+        &self,
+        spec: &MachineSpec,
+        identity: Box<dyn FnOnce(ProcessIdentity) -> BoxFuture<'static, Result<()>> + Send + '_>,
+        cancel: &CancellationToken,
+    ) -> Result<Box<dyn Machine>> {
+        self.launches.lock().unwrap().push(spec.accelerator);
+        let script = self.scripts.lock().unwrap().pop_front().unwrap_or(Script::Hang);
+        let mut command = match script {
+            Script::Missing => {
+                return Err(Error::host_cannot("QEMU is not installed").with_hint("install it"));
+            }
+            Script::Refuse(why) => {
+                let cause = AcceleratorFailed(why.into());
+                return Err(Error::host_cannot("KVM does not start it").with_source(cause));
+            }
+            Script::Hang => {
+                let mut command = Command::new("sleep");
+                command.arg("600");
+                command
+            }
+            Script::EndSaying(_) => Command::new("true"),
+        };
+        if let Script::EndSaying(words) = script {
+            fs::write(spec.directory.join("console.log"), words).unwrap();
+        }
+        command.current_dir(&spec.directory);
+        let process = detached::spawn(command, Vec::new(), identity).await?;
+        if cancel.is_cancelled() {
+            process.kill().unwrap();
+            return Err(Error::cancelled());
+        }
+        Ok(Box::new(FakeMachine { identity: process.identity().clone(), _started: Some(process) }))
+    }
+}
+
+impl Vmm for Fake {
+    fn accelerator<'a>(
+        &'a self,
+        _cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<AcceleratorVerdict>> {
+        let accelerator = *self.accelerator.lock().unwrap();
+        Box::pin(async move { Ok(AcceleratorVerdict { accelerator, reason: "scripted".into() }) })
+    }
+
+    fn distrust_accelerator(&self, _accelerator: Accelerator, _reason: &str) -> Result<()> {
+        *self.accelerator.lock().unwrap() = Accelerator::Tcg;
+        Ok(())
+    }
+
+    fn launch<'a>(
+        &'a self,
+        spec: &'a MachineSpec,
+        identity: Box<dyn FnOnce(ProcessIdentity) -> BoxFuture<'static, Result<()>> + Send + 'a>,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        Box::pin(self.start(spec, identity, cancel))
+    }
+
+    fn attach<'a>(
+        &'a self,
+        _directory: &'a Path,
+        process: &'a ProcessIdentity,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        let machine = FakeMachine { identity: process.clone(), _started: None };
+        Box::pin(async move { Ok(Box::new(machine) as Box<dyn Machine>) })
+    }
+
+    fn ending(&self, _directory: &Path) -> Ending {
+        Ending::Unknown
+    }
+}
+
+#[derive(Debug)]
+struct FakeMachine {
+    identity: ProcessIdentity,
+    _started: Option<Detached>,
+}
+
+impl FakeMachine {
+    fn kill(&self) {
+        if let Some(process) = PidFd::open(&self.identity).unwrap() {
+            process.kill().unwrap();
+        }
+    }
+}
+
+impl Machine for FakeMachine {
+    fn process(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<MachineStatus>> {
+        Box::pin(async { Ok(MachineStatus::Running) })
+    }
+
+    /// The guest obeys at once.
+    fn press_power_button(&self) -> BoxFuture<'_, Result<()>> {
+        self.kill();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn terminate(&self) -> BoxFuture<'_, Result<()>> {
+        self.kill();
+        self.wait()
+    }
+
+    fn wait(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            if let Some(process) = PidFd::open(&self.identity).unwrap() {
+                process.wait().await.unwrap();
+            }
+            Ok(())
+        })
+    }
+
+    fn add_forward<'a>(&'a self, _forward: &'a PortForward) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_forward<'a>(&'a self, _forward: &'a PortForward) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
