@@ -33,8 +33,12 @@ pub fn take(connection: &Connection, kind: LeaseKind, value: &str, vm: &VmId) ->
     Ok(taken == 1)
 }
 
-pub fn release(connection: &Connection, kind: LeaseKind, value: &str) -> Result<()> {
-    connection.execute("DELETE FROM leases WHERE kind = ?1 AND value = ?2", [kind.as_str(), value])?;
+/// Gives back all ports of a machine.
+pub fn release_ports(connection: &Connection, vm: &VmId) -> Result<()> {
+    connection.execute(
+        "DELETE FROM leases WHERE kind = ?1 AND vm_id = ?2",
+        [LeaseKind::Port.as_str(), vm.as_str()],
+    )?;
     Ok(())
 }
 

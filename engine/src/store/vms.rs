@@ -1,5 +1,7 @@
 //! Rows of `vms` and `boots`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{json, to_json};
@@ -19,10 +21,7 @@ const SELECT: &str =
     FROM vms v JOIN images i ON i.id = v.image_id";
 
 pub fn insert(connection: &Connection, vm: &Vm) -> Result<()> {
-    if by_name(connection, &vm.name)?.is_some() {
-        return Err(Error::conflict(format!("there is already a machine named `{}`", vm.name))
-            .with_hint("choose another name, or delete that machine first"));
-    }
+    check_free(connection, &vm.name)?;
     connection
         .prepare_cached(
             "INSERT INTO vms (id, name, state, image_id, kernel_name, created_at, settings, run,
@@ -43,6 +42,14 @@ pub fn insert(connection: &Connection, vm: &Vm) -> Result<()> {
             to_json(&vm.labels)?,
         ])?;
     Ok(())
+}
+
+fn check_free(connection: &Connection, name: &str) -> Result<()> {
+    if by_name(connection, name)?.is_none() {
+        return Ok(());
+    }
+    Err(Error::conflict(format!("there is already a machine named `{name}`"))
+        .with_hint("choose another name, or delete that machine first"))
 }
 
 pub fn list(connection: &Connection) -> Result<Vec<Vm>> {
@@ -86,6 +93,23 @@ pub fn set_settings(connection: &Connection, id: &VmId, settings: &VmSettings) -
     connection
         .prepare_cached("UPDATE vms SET settings = ?2 WHERE id = ?1")?
         .execute(params![id.as_str(), to_json(settings)?])?;
+    Ok(())
+}
+
+/// Gives a machine another name; one that is taken is a conflict.
+pub fn rename(connection: &Connection, id: &VmId, name: &str) -> Result<()> {
+    check_free(connection, name)?;
+    connection.execute("UPDATE vms SET name = ?2 WHERE id = ?1", [id.as_str(), name])?;
+    Ok(())
+}
+
+pub fn set_kernel(connection: &Connection, id: &VmId, kernel: &str) -> Result<()> {
+    connection.execute("UPDATE vms SET kernel_name = ?2 WHERE id = ?1", [id.as_str(), kernel])?;
+    Ok(())
+}
+
+pub fn set_labels(connection: &Connection, id: &VmId, labels: &BTreeMap<String, String>) -> Result<()> {
+    connection.execute("UPDATE vms SET labels = ?2 WHERE id = ?1", params![id.as_str(), to_json(labels)?])?;
     Ok(())
 }
 

@@ -22,8 +22,10 @@ pub(super) enum Request {
     Delete {
         force: bool,
     },
-    /// Changes settings or disks, which a running machine may forbid.
+    /// Changes settings.
     Edit,
+    /// Changes disks, which a machine that runs forbids.
+    EditDisks,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +51,14 @@ pub(super) enum Denial {
 
 /// Judges a request while another one holds the machine's lock.
 pub(super) fn admit_behind(request: Request, holder: Request) -> Admission {
-    use Request::{Delete, Edit, Start, Stop};
+    use Request::{Delete, Edit, EditDisks, Start, Stop};
     match (request, holder) {
         // A boot may take minutes; whoever wants the machine gone need not watch it.
         (Stop { .. } | Delete { force: true }, Start) => Admission::Interrupt,
         // An impatient second request ends the patience of the first.
         (Stop { force: true } | Delete { force: true }, Stop { force: false }) => Admission::Interrupt,
-        (Delete { force: false }, Start) => Admission::Denied(Denial::Starts),
-        (Start | Stop { .. } | Delete { .. } | Edit, _) => Admission::Wait,
+        (Delete { force: false } | EditDisks, Start) => Admission::Denied(Denial::Starts),
+        (Start | Stop { .. } | Delete { .. } | Edit | EditDisks, _) => Admission::Wait,
     }
 }
 
@@ -69,9 +71,13 @@ pub(super) fn admit(request: Request, state: VmState) -> Admission {
         (Request::Start, Created | Stopped | Failed | Starting | Stopping) => Admission::Accepted,
         (Request::Stop { .. }, Created | Stopped | Failed) => Admission::AlreadyDone,
         (Request::Stop { .. }, Starting | Running | Stopping) => Admission::Accepted,
-        (Request::Delete { force: false }, Starting) => Admission::Denied(Denial::Starts),
-        (Request::Delete { force: false }, Running | Stopping) => Admission::Denied(Denial::Runs),
-        (Request::Delete { .. } | Request::Edit, _) => Admission::Accepted,
+        (Request::Delete { force: false } | Request::EditDisks, Starting) => {
+            Admission::Denied(Denial::Starts)
+        }
+        (Request::Delete { force: false } | Request::EditDisks, Running | Stopping) => {
+            Admission::Denied(Denial::Runs)
+        }
+        (Request::Delete { .. } | Request::Edit | Request::EditDisks, _) => Admission::Accepted,
     }
 }
 
@@ -79,9 +85,9 @@ impl Denial {
     pub(super) fn error(self, name: &str) -> Error {
         match self {
             Self::Runs => Error::conflict(format!("machine `{name}` is running"))
-                .with_hint(format!("`vmdeck vm stop {name}` first, or delete it with --force")),
+                .with_hint(format!("`vmdeck vm stop {name}` first, or use --force where there is one")),
             Self::Starts => Error::conflict(format!("machine `{name}` is being started"))
-                .with_hint(format!("`vmdeck vm stop {name}` ends that, or delete it with --force")),
+                .with_hint(format!("`vmdeck vm stop {name}` ends that")),
         }
     }
 }
@@ -90,13 +96,14 @@ impl Denial {
 mod tests {
     use super::*;
 
-    const REQUESTS: [Request; 6] = [
+    const REQUESTS: [Request; 7] = [
         Request::Start,
         Request::Stop { force: false },
         Request::Stop { force: true },
         Request::Delete { force: false },
         Request::Delete { force: true },
         Request::Edit,
+        Request::EditDisks,
     ];
 
     #[test]

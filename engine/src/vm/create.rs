@@ -77,10 +77,7 @@ impl Checked {
         let cpus = request.cpus.unwrap_or(DEFAULT_CPUS.min(host.cpus));
         let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB.min(host.memory_mib));
         check_capacity(cpus, memory_mib, host)?;
-        if request.disk_gib.is_some_and(|gib| gib == 0 || gib > MAXIMUM_DISK_GIB) {
-            return Err(Error::usage(format!("a disk has 1 to {MAXIMUM_DISK_GIB} GiB"))
-                .with_hint("leave out --disk for 8 GiB, or more where the image needs it"));
-        }
+        request.disk_gib.map_or(Ok(()), check_disk)?;
         let network = request.network.unwrap_or(NetworkMode::User);
         if network == NetworkMode::Bridge {
             return Err(Error::host_cannot("the bridged network is not part of this version")
@@ -113,6 +110,14 @@ pub(super) fn check_capacity(cpus: u32, memory_mib: u64, host: HostCapacity) -> 
     if memory_mib < MINIMUM_MEMORY_MIB || memory_mib > host.memory_mib {
         return Err(Error::usage(format!("a machine on this host cannot have {memory_mib} MiB of memory"))
             .with_hint(format!("use --memory {MINIMUM_MEMORY_MIB} to {}", host.memory_mib)));
+    }
+    Ok(())
+}
+
+pub(super) fn check_disk(gib: u64) -> Result<()> {
+    if gib == 0 || gib > MAXIMUM_DISK_GIB {
+        return Err(Error::usage(format!("a disk has 1 to {MAXIMUM_DISK_GIB} GiB"))
+            .with_hint("leave out --disk for 8 GiB, or more where the image needs it"));
     }
     Ok(())
 }

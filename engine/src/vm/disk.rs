@@ -17,7 +17,7 @@ use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::vmm::{Disk, DiskFormat, qcow2};
 
-const ROOT: &str = "root.qcow2";
+pub(super) const ROOT: &str = "root.qcow2";
 const WORK_OVERLAY: &str = "work.qcow2";
 /// A work disk that is no overlay: the image has no seed.
 const WORK_RAW: &str = "work.ext4";
@@ -75,6 +75,7 @@ pub(super) fn present(directory: &Path) -> Result<Option<(DiskFile, Option<DiskF
 fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -> Result<Disk> {
     let (overlaid, raw) = (directory.join(WORK_OVERLAY), directory.join(WORK_RAW));
     if exists(&raw)? {
+        lengthen(&raw, settings.disk_bytes)?;
         return Ok(writable(raw, DiskFormat::Raw, WORK_SERIAL));
     }
     let seed = image.files.work_seed.as_deref();
@@ -82,6 +83,7 @@ fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -
         if let Some(seed) = seed {
             check_backing(seed, "work seed", image)?;
         }
+        grow(&overlaid, settings.disk_bytes)?;
         return Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL));
     }
     match seed {
@@ -128,6 +130,15 @@ fn grow(path: &Path, bytes: u64) -> Result<()> {
         qcow2::grow(path, bytes)?;
     }
     Ok(())
+}
+
+/// The same for a disk without a format of its own: the new end is a hole.
+fn lengthen(path: &Path, bytes: u64) -> Result<()> {
+    let lengthen = || -> io::Result<()> {
+        let file = File::options().write(true).open(path)?;
+        if file.metadata()?.len() < bytes { file.set_len(bytes) } else { Ok(()) }
+    };
+    lengthen().map_err(|error| Error::io(format!("cannot grow the disk `{}`", path.display()), error))
 }
 
 fn overlay(path: &Path, backing: &Path, bytes: u64) -> Result<()> {

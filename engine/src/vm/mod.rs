@@ -21,6 +21,7 @@
 
 mod admission;
 mod boot;
+mod change;
 mod channels;
 mod create;
 mod delete;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::admission::{Admission, Request, admit};
+pub use self::change::{ChangeVm, Changed, TakesEffect};
 use self::channels::Channels;
 use self::hold::Held;
 use self::lock::VmLocks;
@@ -243,13 +245,37 @@ impl VmService {
             parent,
             move |operation| async move {
                 let id = shared.find(&name).await?.id;
-                let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
-                match admit(Request::Edit, vm.state) {
+                let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::EditDisks, &operation).await?;
+                match admit(Request::EditDisks, vm.state) {
                     Admission::Denied(denial) => Err(denial.error(&vm.name)),
                     _ => promote::promote(&shared, &guard, &vm, new_name, &operation).await,
                 }
             },
         )
+    }
+
+    /// Changes settings; says what of it takes effect when.
+    pub fn change(&self, name: &str, change: ChangeVm, parent: Option<&Operation>) -> Task<Changed> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(OperationKind::VmSet, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
+            change::change(&shared, &guard, &vm, change).await
+        })
+    }
+
+    /// Gives a machine that does not run a fresh root disk; its work disk stays.
+    pub fn reset(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(OperationKind::VmReset, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let request = Request::EditDisks;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
+            match admit(request, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                _ => change::reset(&guard).map(|()| vm),
+            }
+        })
     }
 
     /// Runs a command in a running machine.

@@ -1,17 +1,21 @@
 //! Tests of the service as a whole. What a hypervisor does at an awkward moment is scripted
 //! ([`fake`]); boots of real guests are in the end-to-end tests.
 
+mod change;
 mod create;
 mod fake;
 mod life;
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::record::{PortForward, Protocol, Vm};
 use super::{CreateVm, VmService};
 use crate::clock;
 use crate::data_directory::DataDirectory;
 use crate::error::Result;
+use crate::guest::GUEST_BINARY;
 use crate::identifier::ImageId;
 use crate::image::ImageService;
 use crate::image::record::{Image, ImageFiles};
@@ -51,7 +55,7 @@ impl Deck {
             vmlinux: process.data.kernel(KERNEL).join("vmlinux"),
             initrd: process.data.kernel(KERNEL).join("initrd"),
             modules: None,
-            guest_digest: String::new(),
+            guest_digest: format!("sha256:{}", hex(&Sha256::digest(GUEST_BINARY))),
             initrd_modules: Vec::new(),
             warnings: Vec::new(),
         };
@@ -127,6 +131,10 @@ impl Process {
             .await
             .unwrap()
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn request(name: &str) -> CreateVm {

@@ -1,0 +1,250 @@
+//! Changing a machine that exists: its settings, its ports, its root disk.
+//!
+//! Settings go into the row at once. What a machine that runs was started with stays as it is until
+//! it is started again; ports are the exception, which the hypervisor opens and closes as it runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::create::{self, HostCapacity};
+use super::lock::VmGuard;
+use super::record::{NetworkMode, PortForward, Vm};
+use super::{Shared, disk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::identifier::check_name;
+use crate::network::port;
+use crate::store::{self, Transaction};
+
+/// What to change; what is not given stays.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeVm {
+    pub name: Option<String>,
+    pub cpus: Option<u32>,
+    pub memory_mib: Option<u64>,
+    /// Both disks grow to this length, and the file systems on them follow.
+    pub disk_gib: Option<u64>,
+    pub kernel: Option<String>,
+    /// Replaces the command; an empty one gives the image's back.
+    pub command: Option<Vec<String>>,
+    /// `NAME=value` sets, `NAME` alone takes away.
+    pub environment: Vec<String>,
+    pub add_ports: Vec<PortForward>,
+    /// Host sides as in the forwards there are; the guest's port is not looked at.
+    pub remove_ports: Vec<PortForward>,
+    /// `None` as a value takes a label away.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TakesEffect {
+    Now,
+    NextStart,
+}
+
+/// A machine after a change, and when each part of it takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    pub vm: Vm,
+    /// Named as the settings are: `cpus`, `memory_mib`, `disk_bytes`, `ports`, ….
+    pub effects: Vec<(String, TakesEffect)>,
+}
+
+/// Changes a machine. The caller holds its lock, and `vm` is what is true.
+pub(super) async fn change(shared: &Shared, guard: &VmGuard, vm: &Vm, request: ChangeVm) -> Result<Changed> {
+    check(vm, &request)?;
+    if let Some(kernel) = &request.kernel {
+        shared.kernels.find(kernel).await?;
+    }
+    let before = vm.settings.ports.clone();
+    let (id, wanted) = (vm.id.clone(), request.clone());
+    // Row and leases together; what fails here has changed nothing.
+    shared.store.transaction(move |transaction| write(transaction, &id, &wanted)).await?;
+    let changed = shared.by_id(&vm.id).await?;
+    if let Err(error) = apply_ports(shared, guard, vm, &before, &changed.settings.ports).await {
+        let (id, ports) = (vm.id.clone(), before);
+        shared.store.transaction(move |transaction| put_ports(transaction, &id, ports)).await?;
+        return Err(error);
+    }
+    let effects = effects(vm, &changed);
+    Ok(Changed { vm: changed, effects })
+}
+
+fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
+    if let Some(name) = &request.name {
+        check_name("a machine", name)?;
+    }
+    if request.cpus.is_some() || request.memory_mib.is_some() {
+        create::check_capacity(
+            request.cpus.unwrap_or(vm.settings.cpus),
+            request.memory_mib.unwrap_or(vm.settings.memory_mib),
+            HostCapacity::of_this_host(),
+        )?;
+    }
+    if let Some(gib) = request.disk_gib {
+        create::check_disk(gib)?;
+        if gib << 30 < vm.settings.disk_bytes {
+            return Err(Error::usage(format!(
+                "the disk of machine `{}` has {} GiB and cannot be made smaller",
+                vm.name,
+                vm.settings.disk_bytes.div_ceil(1 << 30)
+            ))
+            .with_hint("disks only grow; make a new machine for a smaller one"));
+        }
+    }
+    if vm.settings.network == NetworkMode::None && !request.add_ports.is_empty() {
+        return Err(Error::usage(format!("machine `{}` has no network to forward ports from", vm.name))
+            .with_hint("create a machine with --network user"));
+    }
+    port::check(&request.add_ports)
+}
+
+fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &ChangeVm) -> Result<()> {
+    let gone = || Error::not_found(format!("machine {id} is not there any more"));
+    let vm = store::vms::by_id(transaction, id)?.ok_or_else(gone)?;
+    let mut settings = vm.settings;
+    settings.cpus = request.cpus.unwrap_or(settings.cpus);
+    settings.memory_mib = request.memory_mib.unwrap_or(settings.memory_mib);
+    settings.disk_bytes = request.disk_gib.map_or(settings.disk_bytes, |gib| gib << 30);
+    if let Some(command) = &request.command {
+        settings.command.clone_from(command);
+    }
+    for variable in &request.environment {
+        let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
+        settings.environment.retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
+        if variable.contains('=') {
+            settings.environment.push(variable.clone());
+        }
+    }
+    for forward in &request.remove_ports {
+        let count = settings.ports.len();
+        settings.ports.retain(|known| port::lease(known) != port::lease(forward));
+        if settings.ports.len() == count {
+            return Err(Error::not_found(format!(
+                "machine `{}` forwards no port {}",
+                vm.name,
+                port::lease(forward)
+            ))
+            .with_hint(format!("`vmdeck vm ports {}` lists them", vm.name)));
+        }
+    }
+    let mut added = request.add_ports.clone();
+    for forward in &added {
+        if settings.ports.iter().any(|known| port::lease(known) == port::lease(forward)) {
+            return Err(Error::conflict(format!(
+                "machine `{}` forwards port {} already",
+                vm.name, forward.host_port
+            ))
+            .with_hint("remove that forward first, or choose another port"));
+        }
+    }
+    let ports = settings.ports.clone();
+    // What it gives up may be taken by what it adds.
+    store::leases::release_ports(transaction, id)?;
+    create::choose_ports(transaction, &mut added)?;
+    settings.ports.extend(added);
+    create::lease_ports(transaction, id, &settings.ports)?;
+    tracing::debug!(%id, before = ?ports, after = ?settings.ports, "ports");
+    store::vms::set_settings(transaction, id, &settings)?;
+    if let Some(kernel) = &request.kernel {
+        store::vms::set_kernel(transaction, id, kernel)?;
+    }
+    if let Some(name) = request.name.as_ref().filter(|name| **name != vm.name) {
+        store::vms::rename(transaction, id, name)?;
+    }
+    let mut labels = vm.labels;
+    for (label, value) in &request.labels {
+        match value {
+            Some(value) => labels.insert(label.clone(), value.clone()),
+            None => labels.remove(label),
+        };
+    }
+    store::vms::set_labels(transaction, id, &labels)
+}
+
+/// Sets the ports back to what they were.
+fn put_ports(
+    transaction: &Transaction<'_>,
+    id: &crate::identifier::VmId,
+    ports: Vec<PortForward>,
+) -> Result<()> {
+    let Some(vm) = store::vms::by_id(transaction, id)? else { return Ok(()) };
+    store::leases::release_ports(transaction, id)?;
+    create::lease_ports(transaction, id, &ports)?;
+    let settings = super::record::VmSettings { ports, ..vm.settings };
+    store::vms::set_settings(transaction, id, &settings)
+}
+
+/// Opens and closes ports of a machine that runs; undoes what it did when one cannot be opened.
+async fn apply_ports(
+    shared: &Shared,
+    guard: &VmGuard,
+    vm: &Vm,
+    before: &[PortForward],
+    after: &[PortForward],
+) -> Result<()> {
+    let Some(run) = vm.run.as_ref().filter(|_| before != after) else { return Ok(()) };
+    let machine = shared.vmm.attach(guard.directory(), &run.process).await?;
+    let without = |from: &[PortForward], other: &[PortForward]| -> Vec<PortForward> {
+        from.iter().filter(|forward| !other.contains(forward)).cloned().collect()
+    };
+    let (closed, opened) = (without(before, after), without(after, before));
+    for forward in &closed {
+        match machine.remove_forward(forward).await {
+            // As wished for.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    for (index, forward) in opened.iter().enumerate() {
+        if let Err(error) = machine.add_forward(forward).await {
+            for undone in &opened[..index] {
+                let _ = machine.remove_forward(undone).await;
+            }
+            for undone in &closed {
+                if let Err(error) = machine.add_forward(undone).await {
+                    tracing::warn!(forward = %undone, %error, "a port could not be opened again");
+                }
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// What of a change takes effect when.
+fn effects(before: &Vm, after: &Vm) -> Vec<(String, TakesEffect)> {
+    let later = if before.run.is_some() { TakesEffect::NextStart } else { TakesEffect::Now };
+    let (old, new) = (&before.settings, &after.settings);
+    [
+        ("name", before.name != after.name, TakesEffect::Now),
+        ("labels", before.labels != after.labels, TakesEffect::Now),
+        ("ports", old.ports != new.ports, TakesEffect::Now),
+        ("cpus", old.cpus != new.cpus, later),
+        ("memory_mib", old.memory_mib != new.memory_mib, later),
+        ("disk_bytes", old.disk_bytes != new.disk_bytes, later),
+        ("kernel", before.kernel != after.kernel, later),
+        ("command", old.command != new.command, later),
+        ("environment", old.environment != new.environment, later),
+    ]
+    .into_iter()
+    .filter(|(_, changed, _)| *changed)
+    .map(|(name, _, when)| (name.to_owned(), when))
+    .collect()
+}
+
+/// Throws the root disk away; the next boot makes a fresh one from the image. The work disk stays.
+/// The caller holds the lock of a machine that does not run.
+pub(super) fn reset(guard: &VmGuard) -> Result<()> {
+    let path = guard.directory().join(disk::ROOT);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot remove the disk `{}`", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}

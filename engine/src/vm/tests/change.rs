@@ -1,0 +1,104 @@
+//! Changing what a machine is.
+
+use std::collections::BTreeMap;
+
+use super::super::record::{PortForward, VmSettings};
+use super::super::{ChangeVm, CreateVm, TakesEffect};
+use super::{Deck, request, tcp};
+use crate::error::ErrorKind;
+
+#[tokio::test]
+async fn settings_change_at_once_and_say_when_they_count() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let created = CreateVm { environment: vec!["A=1".into(), "B=2".into()], ..request("a") };
+    let before = process.vms.create(created, None).wait().await.unwrap();
+    let change = ChangeVm {
+        name: Some("b".into()),
+        memory_mib: Some(256),
+        disk_gib: Some(9),
+        environment: vec!["A=3".into(), "B".into()],
+        labels: BTreeMap::from([("tier".into(), Some("web".into())), ("none".into(), None)]),
+        ..ChangeVm::default()
+    };
+    let changed = process.vms.change("a", change, None).wait().await.unwrap();
+    let expected = VmSettings {
+        memory_mib: 256,
+        disk_bytes: 9 << 30,
+        environment: vec!["A=3".into()],
+        ..before.settings
+    };
+    assert_eq!(changed.vm.settings, expected);
+    assert_eq!(changed.vm.name, "b");
+    assert_eq!(changed.vm.labels, BTreeMap::from([("tier".into(), "web".into())]));
+    assert_eq!(process.vms.find("b").await.unwrap(), changed.vm);
+    assert!(changed.effects.iter().all(|(_, when)| *when == TakesEffect::Now), "{:?}", changed.effects);
+    assert_eq!(changed.effects.len(), 5);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_made_changes_nothing() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let ports = |port| vec![tcp(port, 80)];
+    let other = CreateVm { ports: ports(0), ..request("other") };
+    let theirs = process.vms.create(other, None).wait().await.unwrap().settings.ports[0].host_port;
+    let before = process.vms.create(CreateVm { ports: ports(0), ..request("a") }, None).wait().await.unwrap();
+    let mine = before.settings.ports[0].host_port;
+    let check = async |change: ChangeVm, kind| {
+        let error = process.vms.change("a", change, None).wait().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{}", error.full_message());
+        assert!(error.hint().is_some(), "{error}");
+        assert_eq!(process.vms.find("a").await.unwrap(), before);
+    };
+    check(ChangeVm { name: Some("other".into()), ..ChangeVm::default() }, ErrorKind::Conflict).await;
+    check(ChangeVm { cpus: Some(100_000), ..ChangeVm::default() }, ErrorKind::Usage).await;
+    check(ChangeVm { disk_gib: Some(1), ..ChangeVm::default() }, ErrorKind::Usage).await;
+    check(ChangeVm { kernel: Some("none".into()), ..ChangeVm::default() }, ErrorKind::NotFound).await;
+    check(
+        ChangeVm { add_ports: ports(theirs), memory_mib: Some(256), ..ChangeVm::default() },
+        ErrorKind::Conflict,
+    )
+    .await;
+    check(ChangeVm { add_ports: ports(mine), ..ChangeVm::default() }, ErrorKind::Conflict).await;
+    check(ChangeVm { remove_ports: ports(theirs), ..ChangeVm::default() }, ErrorKind::NotFound).await;
+    assert_eq!(process.count("leases").await, 4);
+}
+
+#[tokio::test]
+async fn ports_come_and_go_with_their_leases() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let created = CreateVm { ports: vec![tcp(0, 80)], ..request("a") };
+    let vm = process.vms.create(created, None).wait().await.unwrap();
+    let first = vm.settings.ports[0].clone();
+    let change = ChangeVm {
+        // The same host port for another port of the guest.
+        remove_ports: vec![first.clone()],
+        add_ports: vec![PortForward { guest_port: 8080, ..first.clone() }, tcp(0, 22)],
+        ..ChangeVm::default()
+    };
+    let changed = process.vms.change("a", change, None).wait().await.unwrap();
+    let ports = &changed.vm.settings.ports;
+    assert_eq!((ports.len(), ports[0].host_port, ports[0].guest_port), (2, first.host_port, 8080));
+    assert_ne!(ports[1].host_port, 0);
+    assert_eq!(process.count("leases").await, 3);
+    let all = ChangeVm { remove_ports: ports.clone(), ..ChangeVm::default() };
+    process.vms.change("a", all, None).wait().await.unwrap();
+    assert_eq!(process.count("leases").await, 1, "the address stays");
+}
+
+#[tokio::test]
+async fn a_reset_takes_the_root_disk_and_leaves_the_work_disk() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let vm = process.create("a").await.unwrap();
+    // Never booted: nothing is there to be thrown away.
+    process.vms.reset("a", None).wait().await.unwrap();
+    let folder = process.data.vm(&vm.id);
+    for file in ["root.qcow2", "work.qcow2"] {
+        std::fs::write(folder.join(file), "disk").unwrap();
+    }
+    process.vms.reset("a", None).wait().await.unwrap();
+    assert!(!folder.join("root.qcow2").exists() && folder.join("work.qcow2").exists());
+}
