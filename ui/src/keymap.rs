@@ -240,6 +240,17 @@ impl Keymap {
         all.join(", ")
     }
 
+    /// The table in force, for programs.
+    pub fn entries(&self) -> Vec<KeymapEntry> {
+        let all = Scope::ALL.iter().flat_map(|scope| ACTIONS.iter().filter(move |info| info.scope == *scope));
+        all.map(|info| {
+            let bindings = self.bindings.iter().filter(|binding| binding.action == info.action);
+            let keys = bindings.map(|binding| sequence(&binding.keys)).collect();
+            KeymapEntry { scope: info.scope.as_str(), action: info.name, keys, help: info.help }
+        })
+        .collect()
+    }
+
     /// The table in force, for people: scope, action, keys, what it does.
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -258,6 +269,16 @@ impl Keymap {
         text.pop();
         text
     }
+}
+
+/// One row of the table in force, for programs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct KeymapEntry {
+    pub scope: &'static str,
+    pub action: &'static str,
+    /// Each is a sequence, its keys separated by blanks.
+    pub keys: Vec<String>,
+    pub help: &'static str,
 }
 
 /// A key sequence as it is written in the file.

@@ -59,8 +59,8 @@ impl Field {
         match self {
             Self::Image => "name of an image here, or a reference to pull",
             Self::Name => "made from the image's name",
-            Self::Cpus => "1",
-            Self::Memory => "512M",
+            Self::Cpus => "2",
+            Self::Memory => "1G",
             Self::Disk => "8G",
             Self::Ports => "8080:80, 5353:53/udp",
             Self::Kernel | Self::Network | Self::Start => "",

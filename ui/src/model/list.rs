@@ -14,6 +14,9 @@ pub trait Listed: Sized + 'static {
     /// The columns one can sort by; the first is the default order.
     const SORTS: &'static [SortColumn<Self>];
 
+    /// Whether news come at its head, where a cursor that was not moved waits for them.
+    const GROWS_AT_HEAD: bool = false;
+
     fn rows(snapshot: &Snapshot) -> &[Self];
 
     /// What tells the row from all others for as long as it exists.
@@ -79,10 +82,11 @@ impl ListState {
         if !self.marks.is_empty() {
             self.marks.retain(|key| all.iter().any(|row| row.key() == key));
         }
-        let kept = self
-            .selected
-            .as_deref()
-            .and_then(|key| self.rows.iter().position(|&index| all[index as usize].key() == key));
+        // At the head of a list that grows there, the cursor stays at the head.
+        let pinned = T::GROWS_AT_HEAD && self.cursor == 0;
+        let selected = self.selected.as_deref().filter(|_| !pinned);
+        let kept =
+            selected.and_then(|key| self.rows.iter().position(|&index| all[index as usize].key() == key));
         self.cursor = kept.unwrap_or(self.cursor).min(self.rows.len().saturating_sub(1));
         self.range_from = self.range_from.filter(|&from| from < self.rows.len());
         self.remember::<T>(snapshot);

@@ -135,6 +135,8 @@ impl Listed for Kernel {
 }
 
 impl Listed for OperationView {
+    const GROWS_AT_HEAD: bool = true;
+
     const SORTS: &'static [SortColumn<Self>] = &[
         SortColumn {
             name: "running, newest",

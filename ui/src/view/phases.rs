@@ -20,7 +20,7 @@ fn taken(phase: &BootPhase, now: Milliseconds) -> Option<u64> {
 /// From the beginning of a boot to the end of its last phase, or to now.
 pub(super) fn total(boot: &Boot, now: Milliseconds) -> u64 {
     let ends = boot.phases.iter().filter_map(|phase| {
-        let from = phase.started_at?;
+        let from = phase.started_at.filter(|from| *from >= boot.started_at)?;
         Some(between(boot.started_at, from) + taken(phase, now)?)
     });
     ends.max().unwrap_or(0)
@@ -97,7 +97,12 @@ pub(super) fn waterfall(pen: &mut Pen<'_, '_>, boot: &Boot) {
                 }
                 None => line.right(11, format_args!(""), theme.dim),
             }
-            if let (Some(from), Some(took)) = (phase.started_at, taken(phase, model.now)) {
+            // What was done when the machine was made is told, and no part of this boot's time.
+            let from = phase.started_at.filter(|from| *from >= boot.started_at);
+            if phase.started_at.is_some() && from.is_none() {
+                line.put("when it was made", theme.dim);
+            }
+            if let (Some(from), Some(took)) = (from, taken(phase, model.now)) {
                 let from = between(boot.started_at, from);
                 let (start, end) = (scale(from), scale(from + took));
                 // A phase of a moment is seen nevertheless.

@@ -45,7 +45,7 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
 
 fn machines(pen: &mut Pen<'_, '_>) {
     let theme = &pen.model.theme;
-    pen.text("No machine yet. The first one is two keys away:", theme.bold);
+    pen.text("No machine yet. The first one is a few keys away:", theme.bold);
     pen.blank();
     if pen.model.snapshot.images.is_empty() {
         step(pen, Action::NewVm, "new machine: type an image such as debian:12, then enter");
