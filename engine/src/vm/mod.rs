@@ -39,7 +39,9 @@ mod supervise;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -298,7 +300,7 @@ impl VmService {
             supervise::reconcile(shared).await?;
             return Err(not_running(&shared.by_id(&vm.id).await?));
         }
-        let channel = GuestChannel::connect(&shared.data.vm(&vm.id), &CancellationToken::new()).await?;
+        let channel = answering(&shared.data.vm(&vm.id), &vm.name).await?;
         shared.channels.put(&vm.id, &run.process, channel.clone());
         supervise::purge_channels_later(shared);
         Ok(channel)
@@ -314,6 +316,33 @@ impl VmService {
     pub async fn reconcile(&self) -> Result<()> {
         supervise::reconcile(&self.shared).await
     }
+}
+
+/// How long an agent that is up may take to greet, connection by connection: a guest has others when
+/// one of its ports hangs.
+const GREETING: [Duration; 4] =
+    [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(20)];
+
+/// A connection to a guest that runs, once its agent has greeted.
+async fn answering(directory: &Path, name: &str) -> Result<GuestChannel> {
+    let mut hanging = Vec::new();
+    for bound in GREETING {
+        let connected = async {
+            let channel = GuestChannel::connect(directory, &CancellationToken::new()).await?;
+            let greeted = tokio::time::timeout(bound, channel.ready()).await;
+            Ok::<_, Error>((channel, greeted))
+        };
+        let Ok(connected) = tokio::time::timeout(bound * 2, connected).await else { continue };
+        match connected? {
+            (channel, Ok(Ok(()))) => return Ok(channel),
+            (_, Ok(Err(error))) => tracing::debug!(name, %error, "a connection to an agent broke"),
+            // Kept until another one works, so that the next is not the same port.
+            (channel, Err(_)) => hanging.push(channel),
+        }
+    }
+    Err(Error::failed(format!("the agent of machine `{name}` does not answer")).with_hint(format!(
+        "`vmdeck vm logs {name}` shows its console; `vmdeck vm restart {name} --force` starts it anew"
+    )))
 }
 
 fn not_running(vm: &Vm) -> Error {

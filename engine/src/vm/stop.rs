@@ -20,8 +20,8 @@ use crate::vmm::Machine;
 
 /// For the agent to answer the request.
 const AGENT_ANSWER: Duration = Duration::from_secs(5);
-/// For the guest to power off once the agent agreed: systemd gives a service 90 s to stop.
-const AGENT_POWER_OFF: Duration = Duration::from_secs(100);
+/// For the guest to power off once the agent agreed: it gives services 10 s, and then goes by itself.
+const AGENT_POWER_OFF: Duration = Duration::from_secs(45);
 /// For the guest to power off after its power button was pressed.
 const BUTTON_POWER_OFF: Duration = Duration::from_secs(20);
 /// For a killed process to be gone: it may have to wait for a slow disk.

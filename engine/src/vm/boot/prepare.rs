@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,8 @@ pub(in crate::vm) fn prepare(
 fn write_initrd(path: &Path, base: &Path, archive: &[u8]) -> std::io::Result<()> {
     let _ = fs::remove_file(path);
     let length = fs::copy(base, path)?;
+    // Environments hold secrets.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let mut file = File::options().append(true).open(path)?;
     let padding = length.next_multiple_of(4) - length;
     file.write_all(&[0; 3][..usize::try_from(padding).unwrap_or_default()])?;
