@@ -139,11 +139,12 @@ fn without_qemu_the_fix_is_named() {
     let _guard = deck.guard("no-qemu");
     deck.run(["vm", "create", "no-qemu", "--image", "no-qemu"]).expect(0);
     let mut command = deck.command(["vm", "start", "no-qemu"]);
-    command.env("PATH", "/nonexistent");
+    // QEMU is also looked for where distributions put it, so an empty PATH alone hides none.
+    command.env("PATH", "/nonexistent").env("VMDECK_QEMU", "/nonexistent");
     let ended = crate::support::deck::finish(command.spawn().unwrap()).expect(5).says(&["QEMU", "next:"]);
     assert_eq!(failure(&deck, "no-qemu", &ended), "hypervisor_missing");
     let mut command = deck.command(["doctor"]);
-    command.env("PATH", "/nonexistent");
+    command.env("PATH", "/nonexistent").env("VMDECK_QEMU", "/nonexistent");
     let doctor = crate::support::deck::finish(command.spawn().unwrap()).expect(5);
     assert!(doctor.stdout.contains("qemu"), "{doctor:?}");
 }
