@@ -196,7 +196,6 @@ pub(crate) fn vm(number: u8, name: &str, state: VmState, image: &Image, age: Mil
             accelerator: Accelerator::Tcg,
             started_at,
             console_start: 0,
-            log_start: 0,
         }),
         address: Some(Ipv4Addr::new(10, 86, number, 15)),
         boot: (state != VmState::Created)

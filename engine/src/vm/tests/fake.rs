@@ -15,7 +15,9 @@ use crate::process::detached::{self, Detached};
 use crate::process::{PidFd, ProcessIdentity};
 use crate::vm::record::PortForward;
 use crate::vmm::qemu::failure::AcceleratorFailed;
-use crate::vmm::{Accelerator, AcceleratorVerdict, Ending, Machine, MachineSpec, MachineStatus, Vmm};
+use crate::vmm::{
+    Accelerator, AcceleratorVerdict, Console, DiskOverlay, Ending, Machine, MachineSpec, MachineStatus, Vmm,
+};
 
 /// What one launch does.
 #[derive(Clone, Copy, Debug)]
@@ -174,5 +176,25 @@ impl Machine for FakeMachine {
 
     fn remove_forward<'a>(&'a self, _forward: &'a PortForward) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Err(Error::failed("this hypervisor cannot pause")) })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Err(Error::failed("this hypervisor cannot pause")) })
+    }
+
+    fn grow_disk<'a>(&'a self, _serial: &'a str, _bytes: u64) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn snapshot_disks<'a>(&'a self, _overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Err(Error::failed("this hypervisor has no snapshots")) })
+    }
+
+    fn console(&self) -> BoxFuture<'_, Result<Console>> {
+        Box::pin(async { Err(Error::failed("this hypervisor has no console")) })
     }
 }
