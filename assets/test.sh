@@ -34,4 +34,4 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 130' INT TERM
-cargo test --workspace --locked -- --test-threads "${VMDECK_TEST_THREADS:-2}"
+cargo test --workspace --locked --no-fail-fast -- --test-threads "${VMDECK_TEST_THREADS:-2}"

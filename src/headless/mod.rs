@@ -103,7 +103,7 @@ impl Context {
     /// Shows an operation's progress while it runs, and cancels it on SIGINT, SIGTERM and SIGHUP.
     pub(crate) async fn follow<T: Send + 'static>(&self, mut task: Task<T>) -> Result<T> {
         let operation = task.operation().clone();
-        let display = progress::Display::start(&self.engine, self.output);
+        let display = progress::Display::start(&self.engine, self.output, operation.id().clone());
         let mut interrupt = interrupt::Interrupt::new()?;
         let result = loop {
             tokio::select! {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vmdeck_engine::Engine;
+use vmdeck_engine::identifier::OperationId;
 use vmdeck_engine::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
-use vmdeck_engine::operation::record::OperationState;
+use vmdeck_engine::operation::record::{OperationRecord, OperationState};
 use vmdeck_engine::snapshot::OperationView;
 
 use super::output::{Output, bytes, duration, human, stderr_is_terminal};
@@ -23,17 +24,23 @@ const EVENT_PERIOD: Duration = Duration::from_millis(500);
 /// Bars shown at once, so that a redraw never scrolls.
 const LINES: usize = 12;
 
+/// Newest operations looked at for phases that no picture showed.
+const RECORDS: usize = 50;
+
 /// Characters between the brackets of a bar.
 const BAR_WIDTH: u64 = 24;
 
 /// Shows progress until it is finished.
 pub(crate) struct Display {
+    engine: Engine,
+    /// What is followed; its parts are shown, too.
+    operation: OperationId,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Screen>,
 }
 
 impl Display {
-    pub(crate) fn start(engine: &Engine, output: Output) -> Self {
+    pub(crate) fn start(engine: &Engine, output: Output, operation: OperationId) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let mut snapshots = engine.subscribe();
         let mut screen = Screen::new(output);
@@ -48,17 +55,25 @@ impl Display {
                 let snapshot = snapshots.borrow_and_update().clone();
                 screen.show(&snapshot.operations, last);
                 if last {
-                    return;
+                    return screen;
                 }
             }
         });
-        Self { stop, task }
+        Self { engine: engine.clone(), operation, stop, task }
     }
 
-    /// Takes away what redraws itself.
+    /// Tells what the last picture did not hold yet, and takes away what redraws itself.
     pub(crate) async fn finish(self) {
         let _ = self.stop.send(());
-        let _ = self.task.await;
+        let Ok(mut screen) = self.task.await else { return };
+        // Work that took less time than a picture is in the store only.
+        let Ok(records) = self.engine.operations().list(RECORDS).await else { return };
+        let own = |record: &&OperationRecord| {
+            record.id == self.operation || record.parent.as_ref() == Some(&self.operation)
+        };
+        for record in records.iter().rev().filter(own) {
+            screen.tell_phases(record);
+        }
     }
 }
 
@@ -88,7 +103,11 @@ impl Screen {
     }
 
     fn show(&mut self, operations: &[OperationView], last: bool) {
-        self.tell_phases(operations);
+        for view in operations.iter().rev() {
+            if view.local || self.told.contains_key(view.record.id.as_str()) {
+                self.tell_phases(&view.record);
+            }
+        }
         if self.output.format() == OutputFormat::Ndjson {
             self.tell_counters(operations);
         }
@@ -97,33 +116,22 @@ impl Screen {
         }
     }
 
-    fn tell_phases(&mut self, operations: &[OperationView]) {
-        for view in operations.iter().rev() {
-            if !view.local && !self.told.contains_key(view.record.id.as_str()) {
-                continue;
+    fn tell_phases(&mut self, record: &OperationRecord) {
+        let told = self.told.entry(record.id.as_str().to_owned()).or_default();
+        for phase in record.phases.iter().skip(*told) {
+            self.output.event(&serde_json::json!({
+                "event": "phase",
+                "operation": record.id,
+                "kind": record.kind,
+                "target": record.target,
+                "phase": phase.name,
+                "at": phase.started_at,
+            }));
+            if !self.redraws && self.output.format() != OutputFormat::Ndjson {
+                self.output.message(&format!("{} {}: {}", record.kind.as_str(), record.target, phase.name));
             }
-            let record = &view.record;
-            let told = self.told.entry(record.id.as_str().to_owned()).or_default();
-            for phase in record.phases.iter().skip(*told) {
-                self.output.event(&serde_json::json!({
-                    "event": "phase",
-                    "operation": record.id,
-                    "kind": record.kind,
-                    "target": record.target,
-                    "phase": phase.name,
-                    "at": phase.started_at,
-                }));
-                if !self.redraws && self.output.format() != OutputFormat::Ndjson {
-                    self.output.message(&format!(
-                        "{} {}: {}",
-                        record.kind.as_str(),
-                        record.target,
-                        phase.name
-                    ));
-                }
-            }
-            *told = record.phases.len();
         }
+        *told = record.phases.len();
     }
 
     fn tell_counters(&mut self, operations: &[OperationView]) {

@@ -118,7 +118,7 @@ fn debian_with_systemd_reaches_its_services() {
         "--",
         "sh",
         "-c",
-        "cat /proc/1/comm; systemctl is-system-running --wait",
+        "until [ -S /run/systemd/private ]; do sleep 0.2; done; cat /proc/1/comm; systemctl is-system-running --wait",
     ]);
     // `degraded` (status 1) would name a unit that failed: this machine has none.
     let ended = ended.expect(0);

@@ -104,8 +104,14 @@ fn an_unknown_tag_and_a_foreign_architecture_are_named() {
     foreign.layer(&TarBuilder::default().directory("etc/", 0o755).finish()).finish();
     registry.push(folder.path(), "foreign:1");
     let deck = Deck::new();
-    deck.run(["image", "pull", &registry.reference("foreign:2")]).expect(3).says(&["foreign:2", "next:"]);
-    deck.run(["image", "pull", &registry.reference("absent:1")]).expect(3).says(&["absent:1", "next:"]);
+    deck.run(["image", "pull", &registry.reference("foreign:2")]).expect(3).says(&[
+        "`foreign`",
+        "`2`",
+        "next:",
+    ]);
+    deck.run(["image", "pull", &registry.reference("absent:1")])
+        .expect(3)
+        .says(&["`absent`", "`1`", "next:"]);
     deck.run(["image", "pull", &registry.reference("foreign:1")]).expect(1).says(&["riscv64", "amd64"]);
     nothing_is_left(&deck);
 }

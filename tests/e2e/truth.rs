@@ -44,7 +44,7 @@ fn a_killed_hypervisor_is_noticed_and_the_machine_starts_again() {
     };
     assert_eq!(vm["state"], "failed", "{vm}");
     deck.run(["vm", "start", "m"]).expect(0);
-    deck.run(["vm", "exec", "m", "--", "true"]).expect(0);
+    deck.run(["vm", "exec", "m", "--", "sh", "-c", "true"]).expect(0);
 }
 
 #[test]
@@ -58,10 +58,11 @@ fn a_guest_that_powers_itself_off_is_stopped_not_failed() {
     // The agent is this image's init: an orderly power-off as the guest's root does it.
     deck.run(["vm", "exec", "m", "--", "/bin/busybox", "poweroff", "-f"]);
     let begun = Instant::now();
-    while !deck.hypervisors().is_empty() && begun.elapsed() < Duration::from_secs(60) {
+    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(vms(&deck)[0]["state"], "stopped");
+    assert_eq!(deck.hypervisors(), [0; 0]);
 }
 
 #[test]

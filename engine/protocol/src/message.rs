@@ -201,6 +201,21 @@ pub enum FailureClass {
     Other,
 }
 
+impl FailureClass {
+    /// As in messages and on the console.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::NoRootDevice => "no_root_device",
+            Self::RootNotAFileSystem => "root_not_a_file_system",
+            Self::WrongArchitecture => "wrong_architecture",
+            Self::NoInit => "no_init",
+            Self::Network => "network",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Why a command was not started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {

@@ -237,8 +237,11 @@ impl Worker<'_> {
     }
 
     fn take_image(&self, named: Option<String>, content: Vec<u8>) -> Result<()> {
-        let image = boot_image::read(content)
-            .map_err(|error| Error::failed("the kernel image cannot be used").with_source(error))?;
+        let image = boot_image::read(content).map_err(|error| {
+            Error::failed("the kernel image cannot be used")
+                .with_source(error)
+                .with_hint("give a bzImage (vmlinuz) or a vmlinux for x86-64")
+        })?;
         let (file, bytes, warning) = match image.content {
             BootContent::Vmlinux(bytes) => ("vmlinux", bytes, None),
             BootContent::BzImage(bytes, reason) => {

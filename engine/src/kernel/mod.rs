@@ -126,13 +126,16 @@ impl KernelService {
         })
     }
 
-    /// The kernel a machine is to boot: the named one, else the newest, else the default is pulled.
+    /// The kernel a machine is to boot: the named one, else the newest (of those that have no
+    /// warnings, where there are any), else the default is pulled.
     pub async fn ensure(&self, name: Option<&str>, parent: &Operation) -> Result<Kernel> {
         if let Some(name) = name {
             return self.find(name).await;
         }
-        if let Some(kernel) = self.list().await?.into_iter().next() {
-            return Ok(kernel);
+        let mut kernels = self.list().await?;
+        if !kernels.is_empty() {
+            let sound = kernels.iter().position(|kernel| kernel.warnings.is_empty());
+            return Ok(kernels.swap_remove(sound.unwrap_or(0)));
         }
         self.pull(PullKernel { source: DEFAULT_SOURCE.into(), name: None }, Some(parent)).wait().await
     }

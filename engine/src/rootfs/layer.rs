@@ -40,11 +40,11 @@ impl Budget {
 
     fn bytes(&self, count: u64) -> Result<(), LayerError> {
         let limit = self.limits.bytes;
-        let before = self.bytes.fetch_add(count.min(limit + 1), Ordering::Relaxed);
-        if before.saturating_add(count) > limit {
-            return Err(LayerError::Limit { what: "bytes of content", limit });
-        }
-        Ok(())
+        // Added only when it fits, so that no other layer is blamed for this one's file.
+        let added = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+            before.checked_add(count).filter(|sum| *sum <= limit)
+        });
+        added.map(drop).map_err(|_| LayerError::Limit { what: "bytes of content", limit })
     }
 }
 

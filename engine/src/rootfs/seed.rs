@@ -16,8 +16,9 @@ use super::jail::Jail;
 
 /// Bytes of the smallest seed's free space. The disk is grown to what the machine asks for.
 const FREE: u64 = 64 << 20;
-/// Bytes of the journal: the least the kernel takes (1,024 blocks).
-const JOURNAL: u64 = 4 << 20;
+/// Bytes of the journal: one transaction must hold what growing the file system online changes, and
+/// the kernel lets a transaction have a quarter of the journal. Sparse, so it costs nothing.
+const JOURNAL: u64 = 32 << 20;
 /// Bytes to copy in one step.
 const STEP: usize = 1 << 20;
 

@@ -24,7 +24,7 @@ const WORK_RAW: &str = "work.ext4";
 
 /// Length of a fresh work file system; the guest grows it to the length of its disk.
 const FRESH_WORK_BYTES: u64 = 64 << 20;
-const FRESH_WORK_JOURNAL: u64 = 4 << 20;
+const FRESH_WORK_JOURNAL: u64 = 32 << 20;
 
 /// Makes what is missing in the machine's folder and returns the disks in the order the guest is to
 /// see them.

@@ -42,7 +42,7 @@ pub fn run() -> ! {
     std::panic::set_hook(Box::new(|panic| log::error(&format!("init has a bug: {panic}"))));
     let mut agent = None;
     let Err(failure) = boot(&mut agent);
-    log::error(&format!("cannot boot: {}", failure.message));
+    log::error(&format!("cannot boot [{}]: {}", failure.class.as_str(), failure.message));
     if let Some(agent) = &mut agent {
         agent.fail(failure);
         let end = Instant::now() + LAST_WORDS;

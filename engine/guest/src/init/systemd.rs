@@ -32,6 +32,11 @@ const WITHOUT_UDEV: [&str; 6] = [
 /// Where udev's daemon is in the images that have it.
 const UDEV: [&str; 3] = ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/sbin/udevd"];
 
+const STATIC_NODES: &str = "kmod-static-nodes.service";
+
+/// Where kmod is in the images that have it.
+const KMOD: [&str; 3] = ["/usr/bin/kmod", "/bin/kmod", "/sbin/kmod"];
+
 /// Prepares the image's root, which is `/` already.
 pub(super) fn prepare(settings: &Settings) {
     let has_udev = UDEV.iter().any(crate::command::is_executable);
@@ -39,6 +44,10 @@ pub(super) fn prepare(settings: &Settings) {
         for unit in WITHOUT_UDEV {
             warn(unit, mask(unit));
         }
+    }
+    // It begins when there are static device nodes to make, and we brought the list of them along.
+    if !KMOD.iter().any(crate::command::is_executable) {
+        warn(STATIC_NODES, mask(STATIC_NODES));
     }
     warn("/etc/machine-id", machine_id());
     if let Some(network) = &settings.network {

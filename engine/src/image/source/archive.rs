@@ -91,7 +91,13 @@ impl TarIndex {
     /// file in `scratch` first. Blocking.
     pub(crate) fn open_file(path: &Path, scratch: &Path) -> Result<Self> {
         let fail = |error| Error::io(format!("cannot open `{}`", path.display()), error);
-        let file = File::open(path).map_err(fail)?;
+        let file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::not_found(format!("there is no file `{}`", path.display()))
+                    .with_hint("check the path: it is taken from the folder that vmdeck runs in")
+            }
+            _ => fail(error),
+        })?;
         if !file.metadata().map_err(fail)?.is_file() {
             return Err(Error::failed(format!("`{}` is no regular file", path.display())));
         }

@@ -10,7 +10,7 @@ use super::archive::{FilePart, TarIndex};
 use super::{
     DocumentKind, Documents, LayerBlob, OpenLayer, ResolvedImage, Source, SourceError, resolve_documents,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, LARGEST_MANIFEST, Platform};
 use crate::image::text::printable;
@@ -79,7 +79,8 @@ impl LayoutSource {
     /// The part of `index.json` that the tag names, as an index of its own.
     fn index(&self, platform: &Platform) -> Result<Descriptor> {
         let no_layout = |error: Error| {
-            Error::failed(format!("`{}` holds no OCI image layout", self.place().display()))
+            let kind = if self.place().exists() { ErrorKind::Failed } else { ErrorKind::NotFound };
+            Error::new(kind, format!("`{}` holds no OCI image layout", self.place().display()))
                 .with_source(error)
                 .with_hint("there must be the files `oci-layout` and `index.json`, and the folder `blobs`")
         };

@@ -123,6 +123,10 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
         let class = HYPERVISOR.iter().find(|(needle, _)| words.contains(needle)).map(|(_, class)| *class);
         return (class.unwrap_or(Class::HypervisorExited), words.clone());
     }
+    // A kernel without virtio_console has no channel: then the console alone carries our init's words.
+    if let Some(found) = evidence.console.iter().find_map(|line| words_of_init(line)) {
+        return found;
+    }
     if let Some((class, line)) = find(&CONSOLE, evidence.console) {
         return (class, told(class, &line, evidence));
     }
@@ -165,6 +169,20 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
             },
         ),
     }
+}
+
+/// What our init said before it gave up: `vmdeck: cannot boot [class]: message`.
+fn words_of_init(line: &str) -> Option<(Class, String)> {
+    let (_, rest) = line.split_once("vmdeck: cannot boot [")?;
+    let (class, message) = rest.split_once("]: ")?;
+    let class = match class {
+        "no_root_device" => Class::NoRootDevice,
+        "root_not_a_file_system" => Class::RootNotAFileSystem,
+        "wrong_architecture" => Class::WrongArchitecture,
+        "network" => Class::Network,
+        _ => Class::NoInit,
+    };
+    Some((class, message.to_owned()))
 }
 
 /// A guest can know these of itself; what is said of the host is the host's to find out.

@@ -12,7 +12,7 @@ use super::console::LogTail;
 use super::recorder::Recorder;
 use super::stall::{Bounds, Sample, StallMeter, process_times};
 use crate::error::Result;
-use crate::guest::{GuestChannel, GuestProgress, GuestStage};
+use crate::guest::{GuestChannel, GuestFailure, GuestProgress, GuestStage};
 use crate::vm::record::BootPhaseName;
 use crate::vmm::{Accelerator, Machine, MachineStatus};
 
@@ -21,6 +21,9 @@ use crate::vmm::{Accelerator, Machine, MachineStatus};
 const PERIOD: Duration = Duration::from_millis(250);
 /// Every so many looks the hypervisor is asked whether its guest still runs.
 const STATUS_EVERY: u32 = 4;
+
+/// How long a channel may take to give what lies in it after its machine ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How the watch ended.
 #[derive(Debug)]
@@ -78,7 +81,10 @@ pub(in crate::vm) async fn watch(
             }
             result = &mut ended => {
                 result?;
-                return Ok(Outcome::Trouble(Trouble::Ended));
+                return Ok(Outcome::Trouble(match connection.last_words().await {
+                    Some(failure) => Trouble::Guest(failure),
+                    None => Trouble::Ended,
+                }));
             }
             _ = ticks.tick() => {
                 looks += 1;
@@ -127,6 +133,19 @@ impl Connection {
                 Some(progress.borrow_and_update().clone())
             }
         }
+    }
+
+    /// Why the guest gave up, from what it had sent before its machine ended and nobody had read yet.
+    async fn last_words(&mut self) -> Option<GuestFailure> {
+        let read = async {
+            while let Some(progress) = self.changed().await {
+                if progress.failure.is_some() {
+                    return progress.failure;
+                }
+            }
+            None
+        };
+        tokio::time::timeout(LAST_WORDS, read).await.ok().flatten()
     }
 
     async fn renew(&mut self, directory: &Path, cancel: &CancellationToken) {

@@ -197,7 +197,7 @@ async fn without_a_hypervisor_the_host_cannot() {
     let error = process.vms.start("a", None).wait().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HostCannot);
     let vm = process.vms.find("a").await.unwrap();
-    assert_eq!(vm.boot.unwrap().failure.unwrap().class, BootFailureClass::HypervisorMissing);
+    assert_eq!(vm.boot.unwrap().failure.unwrap().class, BootFailureClass::Host);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
