@@ -50,7 +50,7 @@ vmdeck_pull() {
 to_ext4() { # DIR
     local size
     size=$(du -s --block-size=1M "$1" | cut -f1)
-    mke2fs -q -t ext4 -b 4096 -d "$1" "$work/out.ext4" "$((size * 5 / 4 + 512))M"
+    mke2fs -q -t ext4 -b 4096 -d "$1" "$work/out.ext4" "$((size * 5 / 4 + 512))M" > /dev/null
 }
 shell() {
     mkdir "$work/root"
