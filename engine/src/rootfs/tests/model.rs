@@ -166,7 +166,8 @@ impl Model {
                     if self.is_lower(path, &brought)
                         && let Ok(folder) = self.resolve(path)
                     {
-                        let below = format!("{folder}/");
+                        // The name may lead to the root, below which everything is.
+                        let below = if folder.is_empty() { folder } else { format!("{folder}/") };
                         self.names.retain(|name, _| !name.starts_with(&below));
                     }
                 }
