@@ -12,4 +12,5 @@ mod boot;
 mod boot_failures;
 mod command_line;
 mod pull;
+mod tree;
 mod truth;
