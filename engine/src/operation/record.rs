@@ -68,6 +68,8 @@ stored_enum!(
         VmRestart = "vm restart",
         VmSet = "vm set",
         VmReset = "vm reset",
+        VmPause = "vm pause",
+        VmResume = "vm resume",
         VmDelete = "vm delete",
         HostProbe = "host probe",
     }

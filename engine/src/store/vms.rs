@@ -58,7 +58,7 @@ pub fn list(connection: &Connection) -> Result<Vec<Vm>> {
 
 /// Those that a hypervisor process belongs to.
 pub fn with_process(connection: &Connection) -> Result<Vec<Vm>> {
-    select(connection, "WHERE v.state IN ('starting', 'running', 'stopping') ORDER BY v.name", [])
+    select(connection, "WHERE v.state IN ('starting', 'running', 'paused', 'stopping') ORDER BY v.name", [])
 }
 
 pub fn by_name(connection: &Connection, name: &str) -> Result<Option<Vm>> {

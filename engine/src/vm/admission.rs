@@ -26,6 +26,8 @@ pub(super) enum Request {
     Edit,
     /// Changes disks, which a machine that runs forbids.
     EditDisks,
+    Pause,
+    Resume,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,34 +49,43 @@ pub(super) enum Denial {
     Runs,
     /// It is being started.
     Starts,
+    /// There is nothing to do it to: it has no process.
+    DoesNotRun,
 }
 
 /// Judges a request while another one holds the machine's lock.
 pub(super) fn admit_behind(request: Request, holder: Request) -> Admission {
-    use Request::{Delete, Edit, EditDisks, Start, Stop};
+    use Request::{Delete, Edit, EditDisks, Pause, Resume, Start, Stop};
     match (request, holder) {
         // A boot may take minutes; whoever wants the machine gone need not watch it.
         (Stop { .. } | Delete { force: true }, Start) => Admission::Interrupt,
         // An impatient second request ends the patience of the first.
         (Stop { force: true } | Delete { force: true }, Stop { force: false }) => Admission::Interrupt,
-        (Delete { force: false } | EditDisks, Start) => Admission::Denied(Denial::Starts),
-        (Start | Stop { .. } | Delete { .. } | Edit | EditDisks, _) => Admission::Wait,
+        (Delete { force: false } | EditDisks | Pause | Resume, Start) => Admission::Denied(Denial::Starts),
+        (Start | Stop { .. } | Delete { .. } | Edit | EditDisks | Pause | Resume, _) => Admission::Wait,
     }
 }
 
 /// Judges a request that holds the machine's lock; `state` is what is true.
 pub(super) fn admit(request: Request, state: VmState) -> Admission {
-    use VmState::{Created, Failed, Running, Starting, Stopped, Stopping};
+    use VmState::{Created, Failed, Paused, Running, Starting, Stopped, Stopping};
     match (request, state) {
         (Request::Start, Running) => Admission::AlreadyDone,
         // `Starting`: whoever drove that boot is gone, and it is taken over.
-        (Request::Start, Created | Stopped | Failed | Starting | Stopping) => Admission::Accepted,
+        // A paused one goes on.
+        (Request::Start, Created | Stopped | Failed | Starting | Stopping | Paused) => Admission::Accepted,
         (Request::Stop { .. }, Created | Stopped | Failed) => Admission::AlreadyDone,
-        (Request::Stop { .. }, Starting | Running | Stopping) => Admission::Accepted,
+        (Request::Stop { .. }, Starting | Running | Stopping | Paused) => Admission::Accepted,
+        (Request::Pause, Paused) | (Request::Resume, Running) => Admission::AlreadyDone,
+        (Request::Pause, Running) | (Request::Resume, Paused) => Admission::Accepted,
+        (Request::Pause | Request::Resume, Starting | Stopping) => Admission::Denied(Denial::Starts),
+        (Request::Pause | Request::Resume, Created | Stopped | Failed) => {
+            Admission::Denied(Denial::DoesNotRun)
+        }
         (Request::Delete { force: false } | Request::EditDisks, Starting) => {
             Admission::Denied(Denial::Starts)
         }
-        (Request::Delete { force: false } | Request::EditDisks, Running | Stopping) => {
+        (Request::Delete { force: false } | Request::EditDisks, Running | Stopping | Paused) => {
             Admission::Denied(Denial::Runs)
         }
         (Request::Delete { .. } | Request::Edit | Request::EditDisks, _) => Admission::Accepted,
@@ -88,6 +99,8 @@ impl Denial {
                 .with_hint(format!("`vmdeck vm stop {name}` first, or use --force where there is one")),
             Self::Starts => Error::conflict(format!("machine `{name}` is being started"))
                 .with_hint(format!("`vmdeck vm stop {name}` ends that")),
+            Self::DoesNotRun => Error::conflict(format!("machine `{name}` does not run"))
+                .with_hint(format!("`vmdeck vm start {name}` starts it")),
         }
     }
 }
@@ -96,7 +109,7 @@ impl Denial {
 mod tests {
     use super::*;
 
-    const REQUESTS: [Request; 7] = [
+    const REQUESTS: [Request; 9] = [
         Request::Start,
         Request::Stop { force: false },
         Request::Stop { force: true },
@@ -104,6 +117,8 @@ mod tests {
         Request::Delete { force: true },
         Request::Edit,
         Request::EditDisks,
+        Request::Pause,
+        Request::Resume,
     ];
 
     #[test]
@@ -121,6 +136,8 @@ mod tests {
     fn the_same_request_twice_is_done_once() {
         assert_eq!(admit(Request::Start, VmState::Running), Admission::AlreadyDone);
         assert_eq!(admit(Request::Stop { force: false }, VmState::Stopped), Admission::AlreadyDone);
+        assert_eq!(admit(Request::Pause, VmState::Paused), Admission::AlreadyDone);
+        assert_eq!(admit(Request::Resume, VmState::Running), Admission::AlreadyDone);
         for request in REQUESTS {
             assert_eq!(admit_behind(request, request), Admission::Wait, "{request:?} waits for its like");
         }

@@ -31,6 +31,8 @@ pub struct ChangeVm {
     pub command: Option<Vec<String>>,
     /// `NAME=value` sets, `NAME` alone takes away.
     pub environment: Vec<String>,
+    /// Whether the work disk is attached; its content stays either way.
+    pub work_disk: Option<bool>,
     pub add_ports: Vec<PortForward>,
     /// Host sides as in the forwards there are; the guest's port is not looked at.
     pub remove_ports: Vec<PortForward>,
@@ -110,6 +112,7 @@ fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &
     settings.cpus = request.cpus.unwrap_or(settings.cpus);
     settings.memory_mib = request.memory_mib.unwrap_or(settings.memory_mib);
     settings.disk_bytes = request.disk_gib.map_or(settings.disk_bytes, |gib| gib << 30);
+    settings.work_disk = request.work_disk.unwrap_or(settings.work_disk);
     if let Some(command) = &request.command {
         settings.command.clone_from(command);
     }
@@ -230,6 +233,7 @@ fn effects(before: &Vm, after: &Vm) -> Vec<(String, TakesEffect)> {
         ("kernel", before.kernel != after.kernel, later),
         ("command", old.command != new.command, later),
         ("environment", old.environment != new.environment, later),
+        ("work_disk", old.work_disk != new.work_disk, later),
     ]
     .into_iter()
     .filter(|(_, changed, _)| *changed)

@@ -242,6 +242,7 @@ async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Resu
                     ports: request.ports,
                     command: request.command,
                     environment: request.environment,
+                    work_disk: request.work_disk.unwrap_or(true),
                 },
                 run: None,
                 address: None,

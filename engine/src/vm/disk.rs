@@ -42,8 +42,10 @@ pub(super) fn prepare(
     } else {
         overlay(&root, &backing(&image.files.rootfs, images), settings.disk_bytes)?;
     }
-    let mut disks =
-        vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL), work(directory, images, image, settings)?];
+    let mut disks = vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL)];
+    if settings.work_disk {
+        disks.push(work(directory, images, image, settings)?);
+    }
     if let Some(modules) = &kernel.modules {
         disks.push(Disk {
             path: modules.clone(),

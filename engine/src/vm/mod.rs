@@ -29,6 +29,7 @@ mod disk;
 mod hold;
 mod lock;
 mod name;
+mod pause;
 mod promote;
 pub mod record;
 mod settle;
@@ -52,7 +53,7 @@ use self::channels::Channels;
 use self::hold::Held;
 use self::lock::VmLocks;
 use crate::data_directory::DataDirectory;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{ExecRequest, ExecSession, GuestChannel};
 use crate::identifier::VmId;
 use crate::image::ImageService;
@@ -62,7 +63,7 @@ use crate::network::address::AddressPool;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
-use crate::vmm::Vmm;
+use crate::vmm::{Console, Vmm};
 use record::{Boot, NetworkMode, PortForward, Vm, VmEnd, VmRun, VmState};
 
 /// The service: a cheap handle.
@@ -103,6 +104,8 @@ pub struct CreateVm {
     pub command: Vec<String>,
     pub environment: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// Whether it gets a work disk at the home of root; it does when nothing is said.
+    pub work_disk: Option<bool>,
     /// Allow plain HTTP when the image has to be pulled.
     pub plain_http: bool,
 }
@@ -280,6 +283,54 @@ impl VmService {
         })
     }
 
+    /// Lets a machine that runs stand still, in memory: nothing of it is lost, nothing goes on.
+    pub fn pause(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(OperationKind::VmPause, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Pause, &operation).await?;
+            match admit(Request::Pause, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                Admission::AlreadyDone => Ok(vm),
+                _ => pause::pause(&shared, &guard, &vm).await,
+            }
+        })
+    }
+
+    /// Lets a paused machine go on.
+    pub fn resume(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.operations.spawn(OperationKind::VmResume, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Resume, &operation).await?;
+            match admit(Request::Resume, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                Admission::AlreadyDone => Ok(vm),
+                _ => pause::resume(&shared, &guard, &vm).await,
+            }
+        })
+    }
+
+    /// Connects to the serial console of a machine that has a process, as one client at a time can.
+    /// A machine that stands still is silent.
+    pub async fn console(&self, name: &str) -> Result<Console> {
+        let shared = &self.shared;
+        let vm = shared.find(name).await?;
+        let Some(run) = vm.run.as_ref().filter(|_| vm.state.has_process()) else {
+            return Err(not_running(&vm));
+        };
+        let attached =
+            async { shared.vmm.attach(&shared.data.vm(&vm.id), &run.process).await?.console().await };
+        match attached.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Nobody has noticed yet that it ended.
+                supervise::reconcile(shared).await?;
+                Err(not_running(&shared.by_id(&vm.id).await?))
+            }
+            result => result,
+        }
+    }
+
     /// Runs a command in a running machine.
     pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<ExecSession> {
         self.channel(name).await?.exec(request).await
@@ -350,6 +401,7 @@ fn not_running(vm: &Vm) -> Error {
     let error = Error::conflict(format!("machine `{name}` is not running: it is {}", vm.state.as_str()));
     match vm.state {
         VmState::Starting => error.with_hint(format!("`vmdeck vm start {name}` waits until it is ready")),
+        VmState::Paused => error.with_hint(format!("`vmdeck vm resume {name}` lets it go on")),
         _ => error.with_hint(format!("`vmdeck vm start {name}` starts it")),
     }
 }

@@ -11,6 +11,8 @@ use crate::process::ProcessIdentity;
 use crate::vmm::Accelerator;
 
 /// ```text
+///                          paused
+///                           ▲ ▼
 /// created ─▶ starting ─▶ running ─▶ stopping ─▶ stopped ─▶ starting …
 ///               └─▶ failed ◀─┘ (guest or hypervisor ended by itself with an error)
 /// ```
@@ -22,6 +24,8 @@ pub enum VmState {
     Starting,
     /// The agent answered once and the hypervisor runs.
     Running,
+    /// The guest's CPUs stand still: somebody asked for it, or the host's disk is full.
+    Paused,
     Stopping,
     Stopped,
     /// The last boot or run failed; the boot says why.
@@ -29,14 +33,22 @@ pub enum VmState {
 }
 
 impl VmState {
-    pub const ALL: [Self; 6] =
-        [Self::Created, Self::Starting, Self::Running, Self::Stopping, Self::Stopped, Self::Failed];
+    pub const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
@@ -49,7 +61,7 @@ impl VmState {
 
     /// Whether a hypervisor process belongs to this state.
     pub fn has_process(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping)
     }
 }
 
@@ -95,6 +107,14 @@ pub struct VmSettings {
     /// `NAME=value`, added to the image's environment.
     #[serde(default)]
     pub environment: Vec<String>,
+    /// Whether the machine has its work disk at the home of root. The disk is kept while it has not.
+    #[serde(default = "yes")]
+    pub work_disk: bool,
+}
+
+/// Machines had a work disk before there was a choice.
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

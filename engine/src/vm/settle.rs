@@ -7,6 +7,7 @@
 //! | starting, running, stopping | the process is gone | stopped or failed, as the console tells |
 //! | any with a process | the process works in another folder | stopped: this directory is a copy |
 //! | stopping | the process runs | running |
+//! | running, paused | the guest stands still or not | paused, running |
 //! | starting | the process runs | starting: it is taken over by whoever watches |
 
 use std::fs;
@@ -46,6 +47,22 @@ pub(super) fn look(vm: &Vm, directory: &Path) -> Finding {
     }
 }
 
+/// The state of a machine that is as recorded but for whether its guest stands still. Nobody works on
+/// it: one on record as stopping was left by a vmdeck that was killed.
+pub(super) fn standing(shared: &Shared, vm: &Vm, directory: &Path) -> VmState {
+    match (vm.state, &vm.run) {
+        (VmState::Running | VmState::Paused | VmState::Stopping, Some(_)) => {
+            match shared.vmm.standing_still(directory) {
+                Some(true) => VmState::Paused,
+                Some(false) => VmState::Running,
+                None if vm.state == VmState::Paused => VmState::Paused,
+                None => VmState::Running,
+            }
+        }
+        _ => vm.state,
+    }
+}
+
 /// Whether the process's working directory is the machine's folder, by whatever path.
 fn works_in(run: &VmRun, directory: &Path) -> bool {
     match (fs::metadata(format!("/proc/{}/cwd", run.process.pid)), fs::metadata(directory)) {
@@ -60,18 +77,21 @@ fn works_in(run: &VmRun, directory: &Path) -> bool {
 /// on it: `starting` and `stopping` are then what a killed vmdeck left.
 pub(super) async fn settle(shared: &Shared, guard: &VmGuard, vm: Vm) -> Result<Vm> {
     let finding = look(&vm, guard.directory());
-    if finding == Finding::AsRecorded && vm.state != VmState::Stopping {
-        return Ok(vm);
+    if finding == Finding::AsRecorded {
+        let state = standing(shared, &vm, guard.directory());
+        if state == vm.state {
+            return Ok(vm);
+        }
+        tracing::info!(vm = %vm.name, from = vm.state.as_str(), to = state.as_str(), "bringing the record in line");
+        shared.set_state(&vm.id, state, vm.run.as_ref()).await?;
+        return shared.by_id(&vm.id).await;
     }
     tracing::info!(vm = %vm.name, state = vm.state.as_str(), ?finding, "bringing the record in line");
     let run = vm.run.clone().unwrap_or_else(never);
     let console = LogTail::from_offset(boot::console_log(guard), run.console_start).lines();
     let (state, cause, message) = match finding {
-        Finding::AsRecorded => {
-            shared.set_state(&vm.id, VmState::Running, vm.run.as_ref()).await?;
-            return shared.by_id(&vm.id).await;
-        }
-        Finding::NeverStarted => (
+        // What is as recorded was dealt with above.
+        Finding::NeverStarted | Finding::AsRecorded => (
             VmState::Stopped,
             VmEndCause::Abandoned,
             "the vmdeck process that started it ended before there was a hypervisor".to_owned(),

@@ -25,6 +25,7 @@ pub(super) async fn start(shared: &Shared, id: &VmId, operation: &Operation) -> 
             operation.phase("resume").await;
             boot::take_over(shared, &guard, &vm, run, boot::OnCancel::EndBoot, operation.cancelled()).await?
         }
+        (Some(_), VmState::Paused) => return super::pause::resume(shared, &guard, &vm).await,
         _ => Box::pin(boot::boot(shared, &guard, &vm, operation)).await?,
     };
     shared.channels.put(id, &up.run.process, up.channel);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock::VmGuard;
 use super::record::{Vm, VmEnd, VmEndCause, VmRun, VmState};
-use super::{Shared, StopOutcome, boot};
+use super::{Shared, StopOutcome, boot, settle};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::guest::GuestChannel;
@@ -52,8 +52,10 @@ pub(super) async fn stop(
             Ok(outcome)
         }
         Err(error) => {
-            // It runs as before; if it does not, whoever looks next will see.
-            shared.set_state(&vm.id, vm.state, Some(run)).await?;
+            // It runs as before, but that a paused one may go on by now; if it does not run,
+            // whoever looks next will see.
+            let state = settle::standing(shared, vm, guard.directory());
+            shared.set_state(&vm.id, state, Some(run)).await?;
             Err(error)
         }
     }
@@ -89,6 +91,17 @@ async fn bring_down(
     let Some(process) = PidFd::open(&run.process).map_err(fail)? else {
         return Ok(StopOutcome::AlreadyStopped);
     };
+    if !force && vm.state == VmState::Paused {
+        // Only a guest that goes on can sync its disks.
+        let machine = shared.vmm.attach(guard.directory(), &run.process).await;
+        let resumed = match machine {
+            Ok(machine) => machine.resume().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = resumed {
+            operation.log(format!("it cannot be made to go on: {}", error.full_message())).await;
+        }
+    }
     if !force && vm.state != VmState::Starting {
         operation.phase("agent").await;
         match ask_agent(shared, guard, vm, run, cancel).await {

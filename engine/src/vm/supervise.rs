@@ -1,7 +1,8 @@
 //! Keeping the record true while an engine is open.
 //!
 //! One task per engine. It sleeps until the store changes or a hypervisor ends (a pidfd tells), so
-//! that machines that just run cost nothing. Boots that lost their vmdeck are taken over: there is
+//! that machines that just run cost next to nothing: a glance every few seconds at whether they stand
+//! still. Boots that lost their vmdeck are taken over: there is
 //! nothing to hear their loss by, so it looks, though only while some machine is between states and
 //! this process is not the one that works on it.
 
@@ -26,6 +27,8 @@ use crate::store::{self, Generations};
 
 /// How often machines between states are looked at.
 const BETWEEN_STATES: Duration = Duration::from_secs(2);
+/// How often a hypervisor's own notes are read: a full disk of the host makes a guest stand still.
+const STANDING: Duration = Duration::from_secs(5);
 /// Pause after a hypervisor ended while somebody works on its machine, who mostly will record it.
 const HELD: Duration = Duration::from_millis(500);
 /// A boot without a vmdeck gets so much of a short-lived process's time.
@@ -50,7 +53,10 @@ async fn with_process(shared: &Shared) -> Result<Vec<Vm>> {
 /// Brings one machine's record in line, unless somebody works on it. Returns whether that was so.
 async fn look_after(shared: &Shared, vm: &Vm) -> Result<bool> {
     let finding = settle::look(vm, &shared.data.vm(&vm.id));
-    if finding == settle::Finding::AsRecorded && vm.state == VmState::Running {
+    if finding == settle::Finding::AsRecorded
+        && matches!(vm.state, VmState::Running | VmState::Paused)
+        && settle::standing(shared, vm, &shared.data.vm(&vm.id)) == vm.state
+    {
         return Ok(true);
     }
     let Some((guard, vm)) = hold::try_hold(shared, &vm.id, Request::Start).await? else { return Ok(false) };
@@ -125,6 +131,7 @@ impl Supervisor {
                 () = tokio::time::sleep(BETWEEN_STATES), if !self.between_states.is_empty() => {
                     self.adopt().await;
                 }
+                () = tokio::time::sleep(STANDING), if !self.watched.is_empty() => self.look().await,
             }
         }
     }
@@ -147,7 +154,8 @@ impl Supervisor {
         self.watched.retain(|id, process| {
             vms.iter().any(|vm| vm.id == *id && vm.run.as_ref().is_some_and(|run| run.process == *process))
         });
-        self.between_states = vms.iter().filter(|vm| vm.state != VmState::Running).cloned().collect();
+        let settled = |vm: &Vm| matches!(vm.state, VmState::Running | VmState::Paused);
+        self.between_states = vms.iter().filter(|vm| !settled(vm)).cloned().collect();
         for vm in vms {
             if let Some(run) = vm.run
                 && self.watched.get(&vm.id) != Some(&run.process)
@@ -176,6 +184,20 @@ impl Supervisor {
                 (id, process)
             })),
             Err(error) => tracing::debug!(%id, %error, "a machine that ended could not be looked after"),
+        }
+    }
+
+    /// Looks whether guests stand still that are on record as running, or the other way round.
+    async fn look(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let vms = match with_process(&shared).await {
+            Ok(vms) => vms,
+            Err(error) => return tracing::warn!(%error, "the machines cannot be read"),
+        };
+        for vm in vms.iter().filter(|vm| matches!(vm.state, VmState::Running | VmState::Paused)) {
+            if let Err(error) = look_after(&shared, vm).await {
+                tracing::warn!(vm = %vm.name, %error, "a machine cannot be looked after");
+            }
         }
     }
 

@@ -129,6 +129,10 @@ pub trait Vmm: std::fmt::Debug + Send + Sync + 'static {
     /// How the last run of a machine ended, as its hypervisor wrote it down: known also when no
     /// vmdeck process was there to see it. Asked once the process is gone.
     fn ending(&self, directory: &Path) -> Ending;
+
+    /// Whether a machine's guest stands still, as its hypervisor wrote it down; `None` when that
+    /// cannot be told. Asked while the process runs.
+    fn standing_still(&self, directory: &Path) -> Option<bool>;
 }
 
 /// How a run ended, as far as the hypervisor knows.

@@ -203,10 +203,11 @@ fn state_rank(state: VmState) -> u8 {
     match state {
         VmState::Starting => 0,
         VmState::Running => 1,
-        VmState::Stopping => 2,
-        VmState::Failed => 3,
-        VmState::Created => 4,
-        VmState::Stopped => 5,
+        VmState::Paused => 2,
+        VmState::Stopping => 3,
+        VmState::Failed => 4,
+        VmState::Created => 5,
+        VmState::Stopped => 6,
     }
 }
 

@@ -422,6 +422,7 @@ pub(super) fn state_look(model: &Model, state: VmState) -> (char, Style) {
         VmState::Created => (glyphs.created, theme.dim),
         VmState::Starting | VmState::Stopping => (model.spinner(), theme.busy),
         VmState::Running => (glyphs.running, theme.good),
+        VmState::Paused => (glyphs.stopped, theme.busy),
         VmState::Stopped => (glyphs.stopped, theme.dim),
         VmState::Failed => (glyphs.failed, theme.bad),
     }

@@ -42,7 +42,7 @@ pub(super) fn miniature(cell: &mut Cell<'_, '_>, vm: &Vm) {
     let model = cell.model;
     let theme = &model.theme;
     let Some(boot) = &vm.boot else { return };
-    if matches!(vm.state, VmState::Running | VmState::Stopping) {
+    if matches!(vm.state, VmState::Running | VmState::Paused | VmState::Stopping) {
         cell.text("ready in ", theme.dim);
         cell.format(format_args!("{}", Took(total(boot, model.now))), theme.dim);
         return;

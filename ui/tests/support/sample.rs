@@ -190,6 +190,7 @@ pub(crate) fn vm(number: u8, name: &str, state: VmState, image: &Image, age: Mil
             }],
             command: Vec::new(),
             environment: Vec::new(),
+            work_disk: true,
         },
         run: state.has_process().then(|| VmRun {
             process: process(2000 + i32::from(number)),

@@ -63,7 +63,7 @@ fn guest_settings(vm: &Vm, image: &Image, kernel: &Kernel, key: String) -> Guest
         hostname: host_name(&vm.name),
         network: guest_network(vm),
         authorized_keys: vec![key],
-        work_disk: true,
+        work_disk: vm.settings.work_disk,
         modules_disk: kernel.modules.is_some(),
         entrypoint: config.entrypoint.iter().chain(command).cloned().collect(),
         environment: config.environment.iter().chain(&vm.settings.environment).cloned().collect(),

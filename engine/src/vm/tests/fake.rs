@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +18,9 @@ use crate::vmm::qemu::failure::AcceleratorFailed;
 use crate::vmm::{
     Accelerator, AcceleratorVerdict, Console, DiskOverlay, Ending, Machine, MachineSpec, MachineStatus, Vmm,
 };
+
+/// Name of a file in a machine's folder: its guest stands still.
+pub(super) const PAUSED: &str = "paused";
 
 /// What one launch does.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +89,8 @@ impl Fake {
             process.kill().unwrap();
             return Err(Error::cancelled());
         }
-        Ok(Box::new(FakeMachine { identity: process.identity().clone(), _started: Some(process) }))
+        let directory = spec.directory.clone();
+        Ok(Box::new(FakeMachine { identity: process.identity().clone(), directory, _started: Some(process) }))
     }
 }
 
@@ -115,21 +119,28 @@ impl Vmm for Fake {
 
     fn attach<'a>(
         &'a self,
-        _directory: &'a Path,
+        directory: &'a Path,
         process: &'a ProcessIdentity,
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
-        let machine = FakeMachine { identity: process.clone(), _started: None };
+        let (identity, directory) = (process.clone(), directory.to_owned());
+        let machine = FakeMachine { identity, directory, _started: None };
         Box::pin(async move { Ok(Box::new(machine) as Box<dyn Machine>) })
     }
 
     fn ending(&self, _directory: &Path) -> Ending {
         Ending::Unknown
     }
+
+    /// Machines stand still when this file is there: what a hypervisor would have written down.
+    fn standing_still(&self, directory: &Path) -> Option<bool> {
+        Some(directory.join(PAUSED).exists())
+    }
 }
 
 #[derive(Debug)]
 struct FakeMachine {
     identity: ProcessIdentity,
+    directory: PathBuf,
     _started: Option<Detached>,
 }
 
@@ -179,11 +190,13 @@ impl Machine for FakeMachine {
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(Error::failed("this hypervisor cannot pause")) })
+        fs::write(self.directory.join(PAUSED), "").unwrap();
+        Box::pin(async { Ok(()) })
     }
 
     fn resume(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(Error::failed("this hypervisor cannot pause")) })
+        let _ = fs::remove_file(self.directory.join(PAUSED));
+        Box::pin(async { Ok(()) })
     }
 
     fn grow_disk<'a>(&'a self, _serial: &'a str, _bytes: u64) -> BoxFuture<'a, Result<()>> {

@@ -35,17 +35,17 @@ async fn until_booting(process: &Process, name: &str) -> VmRun {
 }
 
 /// A process in some folder that is on record as the hypervisor of a machine. Killed at the end.
-struct Stray {
+pub(super) struct Stray {
     child: Child,
 }
 
 impl Stray {
-    fn in_folder(folder: &std::path::Path) -> Self {
+    pub(super) fn in_folder(folder: &std::path::Path) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         Self { child: Command::new("sleep").arg("600").current_dir(folder).spawn().unwrap() }
     }
 
-    fn run(&self) -> VmRun {
+    pub(super) fn run(&self) -> VmRun {
         VmRun {
             process: ProcessIdentity::of(i32::try_from(self.child.id()).unwrap()).unwrap(),
             accelerator: Accelerator::Tcg,
@@ -68,7 +68,7 @@ impl Drop for Stray {
 }
 
 /// What a vmdeck that is gone left on record.
-async fn leave(process: &Process, vm: &Vm, state: VmState, run: Option<VmRun>) {
+pub(super) async fn leave(process: &Process, vm: &Vm, state: VmState, run: Option<VmRun>) {
     let (id, first) = (vm.id.clone(), vm.creation);
     process
         .store

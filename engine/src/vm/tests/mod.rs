@@ -5,6 +5,7 @@ mod change;
 mod create;
 mod fake;
 mod life;
+mod pause;
 
 use std::sync::Arc;
 

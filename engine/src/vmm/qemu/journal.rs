@@ -18,6 +18,22 @@ pub(super) fn ending(directory: &Path) -> Ending {
     parse(&failure::log_tail(&directory.join(JOURNAL_OUT), 0))
 }
 
+/// Whether the guest's CPUs stand still. `None` when neither a stop nor a start is among the last
+/// events.
+pub(super) fn standing_still(directory: &Path) -> Option<bool> {
+    last_stop(&failure::log_tail(&directory.join(JOURNAL_OUT), 0))
+}
+
+fn last_stop(journal: &str) -> Option<bool> {
+    journal.lines().rev().filter_map(|line| serde_json::from_str::<Event>(line).ok()).find_map(|event| {
+        match event.event.as_str() {
+            "STOP" => Some(true),
+            "RESUME" => Some(false),
+            _ => None,
+        }
+    })
+}
+
 /// Events of QEMU's qapi/run-state.json, oldest first.
 fn parse(journal: &str) -> Ending {
     let events = journal.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
@@ -46,6 +62,17 @@ fn parse(journal: &str) -> Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_stop_or_start_counts() {
+        let journal = |events: &[&str]| -> String {
+            events.iter().map(|event| format!("{{\"event\": \"{event}\", \"data\": {{}}}}\r\n")).collect()
+        };
+        assert_eq!(last_stop(&journal(&["RESUME", "STOP", "BLOCK_IO_ERROR"])), Some(true));
+        assert_eq!(last_stop(&journal(&["RESUME", "STOP", "RESUME", "RTC_CHANGE"])), Some(false));
+        assert_eq!(last_stop(&journal(&["RTC_CHANGE"])), None);
+        assert_eq!(last_stop("{\"event\": \"STO"), None);
+    }
 
     #[test]
     fn endings() {

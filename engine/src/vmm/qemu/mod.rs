@@ -88,6 +88,10 @@ impl Vmm for Qemu {
     fn ending(&self, directory: &Path) -> Ending {
         journal::ending(directory)
     }
+
+    fn standing_still(&self, directory: &Path) -> Option<bool> {
+        journal::standing_still(directory)
+    }
 }
 
 /// Replaces a small file by rename, so that readers see the old or the new one.
