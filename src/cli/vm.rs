@@ -3,13 +3,21 @@
 use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand, ValueEnum};
-use vmdeck_engine::vm::record::{NetworkMode, PortForward, Protocol};
+use vmdeck_engine::vm::record::{NetworkMode, PortForward, Protocol, Vm};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
     /// List machines
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Only those with this label, or with this value of it
+        #[arg(long = "label", short, value_name = "KEY[=VALUE]", value_parser = parse_label_filter)]
+        labels: Vec<LabelFilter>,
+
+        /// Ports, network and labels as well
+        #[arg(long, short)]
+        wide: bool,
+    },
 
     /// Everything known of a machine, with the phases of its last boot
     Show { name: String },
@@ -22,14 +30,14 @@ pub(crate) enum VmCommand {
 
     /// Boot machines
     Start {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        #[command(flatten)]
+        which: Selection,
     },
 
     /// Stop machines: the guest syncs its disks and powers off
     Stop {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        #[command(flatten)]
+        which: Selection,
 
         /// Pull the plug
         #[arg(long, short)]
@@ -38,8 +46,8 @@ pub(crate) enum VmCommand {
 
     /// Stop and boot machines again
     Restart {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        #[command(flatten)]
+        which: Selection,
 
         /// Pull the plug instead of a graceful stop
         #[arg(long, short)]
@@ -49,13 +57,50 @@ pub(crate) enum VmCommand {
     /// Delete machines and their disks
     #[command(visible_alias = "rm")]
     Delete {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        #[command(flatten)]
+        which: Selection,
 
         /// Also when it runs
         #[arg(long, short)]
         force: bool,
     },
+
+    /// Let machines stand still, in memory
+    Pause {
+        #[command(flatten)]
+        which: Selection,
+    },
+
+    /// Let paused machines go on
+    Resume {
+        #[command(flatten)]
+        which: Selection,
+    },
+
+    /// Change a machine; says what takes effect now and what at its next start
+    Set(SetArguments),
+
+    /// Throw the root disk away: the next start has a fresh one of the image; the work disk stays
+    Reset {
+        #[command(flatten)]
+        which: Selection,
+    },
+
+    /// The forwarded ports of a machine; adds and removes some, at once also when it runs
+    Ports {
+        name: String,
+
+        /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
+        #[arg(long, short, value_name = "FORWARD", value_parser = parse_forward)]
+        add: Vec<PortForward>,
+
+        /// Forward a port of this host no more: `[ADDRESS:]HOST[:GUEST][/tcp|/udp]`
+        #[arg(long, short, value_name = "FORWARD", value_parser = parse_host_side)]
+        remove: Vec<PortForward>,
+    },
+
+    /// Attach this terminal to the machine's serial console; ctrl-] leaves
+    Console { name: String },
 
     /// Run a command in a machine, or its login shell
     Exec(ExecArguments),
@@ -72,6 +117,98 @@ pub(crate) enum VmCommand {
         #[arg(long, short = 'n', value_name = "LINES")]
         tail: Option<usize>,
     },
+}
+
+/// Which machines a command is for.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Selection {
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+
+    /// Those with this label, or with this value of it; several narrow it down
+    #[arg(long = "label", short, value_name = "KEY[=VALUE]", value_parser = parse_label_filter, conflicts_with = "names")]
+    pub(crate) labels: Vec<LabelFilter>,
+
+    /// All machines
+    #[arg(long, short, conflicts_with_all = ["names", "labels"])]
+    pub(crate) all: bool,
+}
+
+/// A label that a machine must have, with this value where one is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LabelFilter {
+    pub(crate) key: String,
+    pub(crate) value: Option<String>,
+}
+
+impl LabelFilter {
+    pub(crate) fn fits(&self, vm: &Vm) -> bool {
+        vm.labels.get(&self.key).is_some_and(|found| self.value.as_ref().is_none_or(|value| value == found))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetArguments {
+    pub(crate) name: String,
+
+    /// Give it another name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rename: Option<String>,
+
+    /// Virtual CPUs
+    #[arg(long, short, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
+
+    /// Memory in MiB
+    #[arg(long, short, value_name = "MIB")]
+    pub(crate) memory: Option<u64>,
+
+    /// Grow its disks to so many GiB; the file systems on them follow
+    #[arg(long, short, value_name = "GIB")]
+    pub(crate) disk: Option<u64>,
+
+    /// Boot another kernel
+    #[arg(long, value_name = "KERNEL")]
+    pub(crate) kernel: Option<String>,
+
+    /// Whether it has its work disk, which is kept either way
+    #[arg(long, value_enum, value_name = "ON|OFF")]
+    pub(crate) work_disk: Option<Switch>,
+
+    /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
+    #[arg(long = "port", short, value_name = "FORWARD", value_parser = parse_forward)]
+    pub(crate) add_ports: Vec<PortForward>,
+
+    /// Forward a port of this host no more: `[ADDRESS:]HOST[:GUEST][/tcp|/udp]`
+    #[arg(long = "remove-port", value_name = "FORWARD", value_parser = parse_host_side)]
+    pub(crate) remove_ports: Vec<PortForward>,
+
+    /// Set a variable of the command's environment; `NAME` alone takes it away
+    #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
+    pub(crate) environment: Vec<String>,
+
+    /// Set a label
+    #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+
+    /// Take a label away
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove_label: Vec<String>,
+
+    /// Replaces the image's command, when the image has no init of its own
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+
+    /// Give the image's command back
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) image_command: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Args, Debug)]
@@ -103,6 +240,14 @@ pub(crate) struct MachineArguments {
     /// Environment of the image's command, added to the image's own
     #[arg(long = "env", short, value_name = "NAME=VALUE")]
     pub(crate) environment: Vec<String>,
+
+    /// Put a label on it, to tell machines apart by
+    #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+
+    /// No work disk at the home of root
+    #[arg(long)]
+    pub(crate) no_work_disk: bool,
 
     /// Allow plain HTTP when the image has to be pulled from a registry
     #[arg(long)]
@@ -205,31 +350,75 @@ impl From<Network> for NetworkMode {
     }
 }
 
+/// `KEY=VALUE`
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example tier=web")?;
+    check_label(key, value)?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `KEY[=VALUE]`
+fn parse_label_filter(text: &str) -> Result<LabelFilter, String> {
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (text, None),
+    };
+    check_label(key, value.unwrap_or_default())?;
+    Ok(LabelFilter { key: key.to_owned(), value: value.map(str::to_owned) })
+}
+
+fn check_label(key: &str, value: &str) -> Result<(), String> {
+    vmdeck_engine::vm::check_label(key, value).map_err(|error| error.to_string())
+}
+
 /// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`
 fn parse_forward(text: &str) -> Result<PortForward, String> {
-    let (ports, protocol) = match text.rsplit_once('/') {
-        None => (text, Protocol::Tcp),
-        Some((ports, "tcp")) => (ports, Protocol::Tcp),
-        Some((ports, "udp")) => (ports, Protocol::Udp),
-        Some((_, other)) => return Err(format!("`{other}` is neither tcp nor udp")),
-    };
-    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("`{text}` is no port number"));
+    let (ports, protocol) = protocol(text)?;
     let (rest, guest) = ports.rsplit_once(':').ok_or("write HOST:GUEST, for example 8080:80")?;
     let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => {
-            (address.parse::<Ipv4Addr>().map_err(|_| format!("`{address}` is no IPv4 address"))?, host)
-        }
+        Some((address, host)) => (loopback(address)?, host),
         None => (Ipv4Addr::LOCALHOST, rest),
     };
-    if !address.is_loopback() {
-        return Err(format!("{address} is not a loopback address: forwards are bound to 127.0.0.0/8 only"));
-    }
     let guest_port = port(guest)?;
     if guest_port == 0 {
         return Err("the guest's port cannot be 0".into());
     }
     let host_port = if host.is_empty() { 0 } else { port(host)? };
     Ok(PortForward { protocol, host_address: address, host_port, guest_port })
+}
+
+/// `[ADDRESS:]HOST[:GUEST][/tcp|/udp]`: which forward there is; the guest's port is not needed.
+fn parse_host_side(text: &str) -> Result<PortForward, String> {
+    let (ports, protocol) = protocol(text)?;
+    let (address, ports) = match ports.split_once(':') {
+        Some((address, ports)) if address.contains('.') => (loopback(address)?, ports),
+        _ => (Ipv4Addr::LOCALHOST, ports),
+    };
+    let (host, guest) = ports.split_once(':').unwrap_or((ports, "0"));
+    let (host_port, guest_port) = (port(host)?, port(guest)?);
+    Ok(PortForward { protocol, host_address: address, host_port, guest_port })
+}
+
+fn protocol(text: &str) -> Result<(&str, Protocol), String> {
+    match text.rsplit_once('/') {
+        None => Ok((text, Protocol::Tcp)),
+        Some((ports, "tcp")) => Ok((ports, Protocol::Tcp)),
+        Some((ports, "udp")) => Ok((ports, Protocol::Udp)),
+        Some((_, other)) => Err(format!("`{other}` is neither tcp nor udp")),
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse::<u16>().map_err(|_| format!("`{text}` is no port number"))
+}
+
+fn loopback(text: &str) -> Result<Ipv4Addr, String> {
+    let address: Ipv4Addr = text.parse().map_err(|_| format!("`{text}` is no IPv4 address"))?;
+    if address.is_loopback() {
+        Ok(address)
+    } else {
+        Err(format!("{address} is not a loopback address: forwards are bound to 127.0.0.0/8 only"))
+    }
 }
 
 #[cfg(test)]
@@ -247,5 +436,31 @@ mod tests {
         for bad in ["80", "a:80", "80:0", "0.0.0.0:80:80", "80:80/sctp", "1:2:3:4", "70000:1", ""] {
             assert!(parse_forward(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_forward_is_found_by_its_host_side() {
+        let forward = |host: [u8; 4], host_port, guest_port, protocol| {
+            Ok(PortForward { protocol, host_address: host.into(), host_port, guest_port })
+        };
+        assert_eq!(parse_host_side("8080"), forward([127, 0, 0, 1], 8080, 0, Protocol::Tcp));
+        assert_eq!(parse_host_side("8080:80"), forward([127, 0, 0, 1], 8080, 80, Protocol::Tcp));
+        assert_eq!(parse_host_side("127.0.0.2:53/udp"), forward([127, 0, 0, 2], 53, 0, Protocol::Udp));
+        assert_eq!(parse_host_side("127.0.0.2:53:53/udp"), forward([127, 0, 0, 2], 53, 53, Protocol::Udp));
+        for bad in ["", "a", "10.0.0.1:80", "1:2:3", "80/sctp"] {
+            assert!(parse_host_side(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_a_key_and_a_value() {
+        assert_eq!(parse_label("tier=web=1"), Ok(("tier".into(), "web=1".into())));
+        assert_eq!(parse_label("empty="), Ok(("empty".into(), String::new())));
+        for bad in ["tier", "=web", "a b=c", "key=a\nb"] {
+            assert!(parse_label(bad).is_err(), "{bad}");
+        }
+        let filter = parse_label_filter("tier").unwrap();
+        assert_eq!((filter.key.as_str(), filter.value), ("tier", None));
+        assert_eq!(parse_label_filter("tier=").unwrap().value, Some(String::new()));
     }
 }

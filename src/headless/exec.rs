@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use vmdeck_engine::guest::{ExecControl, ExecInput, ExecOutput, ExecRequest, ExecStatus, WindowSize};
 use vmdeck_engine::{Error, ErrorKind, Result};
 
+use super::terminal::RawMode;
 use super::{Context, Outcome};
 use crate::cli::vm::TerminalArguments;
 
@@ -158,21 +159,4 @@ async fn forward(control: &ExecControl, event: Event) {
 fn window_size() -> WindowSize {
     let (columns, rows) = crossterm::terminal::size().unwrap_or((80, 24));
     WindowSize { columns, rows }
-}
-
-/// The terminal in raw mode for as long as this lives.
-struct RawMode;
-
-impl RawMode {
-    fn enter() -> Result<Self> {
-        crossterm::terminal::enable_raw_mode()
-            .map_err(|error| Error::io("cannot put the terminal into raw mode", error))?;
-        Ok(Self)
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        let _ = crossterm::terminal::disable_raw_mode();
-    }
 }

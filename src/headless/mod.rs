@@ -10,6 +10,7 @@ mod man;
 mod operation;
 pub(crate) mod output;
 mod progress;
+mod terminal;
 mod vm;
 
 use std::process::ExitCode;

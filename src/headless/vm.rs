@@ -1,12 +1,16 @@
 //! `vmdeck vm …`
 
-use vmdeck_engine::guest::ExecRequest;
-use vmdeck_engine::operation::Task;
-use vmdeck_engine::vm::record::{BootPhaseStatus, Vm, VmState};
-use vmdeck_engine::vm::{CreateVm, StopOutcome};
-use vmdeck_engine::{Engine, Error, Result};
+mod bulk;
+mod change;
+mod console;
+mod show;
 
-use super::output::{Fields, Output, Table, bytes, duration, time};
+use vmdeck_engine::Error;
+use vmdeck_engine::guest::ExecRequest;
+use vmdeck_engine::vm::CreateVm;
+use vmdeck_engine::vm::record::Vm;
+
+use super::output::Output;
 use super::{Context, Outcome, exec, logs};
 use crate::cli::vm::{CreateArguments, ExecArguments, MachineArguments, RunArguments, VmCommand};
 
@@ -16,17 +20,18 @@ const NOT_RUN: u8 = 125;
 pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
     let vms = context.engine.vms();
     match command {
-        VmCommand::List => {
-            let vms = vms.list().await?;
+        VmCommand::List { labels, wide } => {
+            let mut vms = vms.list().await?;
+            vms.retain(|vm| labels.iter().all(|label| label.fits(vm)));
             if !context.output.json(&vms)? {
-                context.output.text(&table(&vms))?;
+                context.output.text(&if wide { show::wide_table(&vms) } else { show::table(&vms) })?;
             }
             Ok(0)
         }
         VmCommand::Show { name } => {
             let vm = vms.find(&name).await?;
             if !context.output.json(&vm)? {
-                context.output.text(&fields(&vm))?;
+                context.output.text(&show::fields(&vm))?;
             }
             Ok(0)
         }
@@ -35,53 +40,22 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
             print_vms(context, &[vm])
         }
         VmCommand::Run(arguments) => run_command(context, arguments).await,
-        VmCommand::Start { names } => {
-            let started = each(context, names, |engine, name| engine.vms().start(name, None)).await?;
-            print_vms(context, &started)
-        }
-        VmCommand::Stop { names, force } => {
-            let outcomes =
-                each(context, names.clone(), |engine, name| engine.vms().stop(name, force, None)).await?;
-            print_stopped(context, &names, &outcomes)
-        }
-        VmCommand::Restart { names, force } => {
-            each(context, names.clone(), |engine, name| engine.vms().stop(name, force, None)).await?;
-            let started = each(context, names, |engine, name| engine.vms().start(name, None)).await?;
-            print_vms(context, &started)
-        }
-        VmCommand::Delete { names, force } => {
-            each(context, names.clone(), |engine, name| engine.vms().delete(name, force, None)).await?;
-            if !context.output.json(&names)? {
-                names.iter().try_for_each(|name| context.output.text(&format!("{name}\n")))?;
-            }
-            Ok(0)
-        }
+        VmCommand::Start { which } => bulk::start(context, which).await,
+        VmCommand::Stop { which, force } => bulk::stop(context, which, force).await,
+        VmCommand::Restart { which, force } => bulk::restart(context, which, force).await,
+        VmCommand::Delete { which, force } => bulk::delete(context, which, force).await,
+        VmCommand::Pause { which } => bulk::pause(context, which).await,
+        VmCommand::Resume { which } => bulk::resume(context, which).await,
+        VmCommand::Reset { which } => bulk::reset(context, which).await,
+        VmCommand::Set(arguments) => change::set(context, arguments).await,
+        VmCommand::Ports { name, add, remove } => change::ports(context, &name, add, remove).await,
+        VmCommand::Console { name } => console::run(context, &name).await,
         VmCommand::Exec(arguments) => exec_command(context, arguments).await,
         VmCommand::Logs { name, follow, tail } => {
             let vm = vms.find(&name).await?;
             logs::run(context, &vm, follow, tail).await
         }
     }
-}
-
-/// One operation per name, one after the other is begun but all run at once. All are waited for;
-/// the first error is the result, the others are told.
-async fn each<T: Send + 'static>(
-    context: &Context,
-    names: Vec<String>,
-    begin: impl Fn(&Engine, &str) -> Task<T>,
-) -> Result<Vec<T>> {
-    let tasks: Vec<Task<T>> = names.iter().map(|name| begin(&context.engine, name)).collect();
-    let mut done = Vec::with_capacity(tasks.len());
-    let mut first: Option<Error> = None;
-    for task in tasks {
-        match context.follow(task).await {
-            Ok(result) => done.push(result),
-            Err(error) if first.is_none() => first = Some(error),
-            Err(error) => context.output.error(&error),
-        }
-    }
-    first.map_or(Ok(done), Err)
 }
 
 fn create(arguments: CreateArguments) -> CreateVm {
@@ -103,6 +77,8 @@ fn with_machine(request: CreateVm, arguments: MachineArguments) -> CreateVm {
         network: arguments.network.map(Into::into),
         ports: arguments.ports,
         environment: arguments.environment,
+        labels: arguments.labels.into_iter().collect(),
+        work_disk: arguments.no_work_disk.then_some(false),
         plain_http: arguments.plain_http,
         ..request
     }
@@ -182,98 +158,4 @@ fn print_vms(context: &Context, vms: &[Vm]) -> Outcome {
         vms.iter().try_for_each(|vm| context.output.text(&format!("{}\n", vm.name)))?;
     }
     Ok(0)
-}
-
-fn print_stopped(context: &Context, names: &[String], outcomes: &[StopOutcome]) -> Outcome {
-    let document: Vec<_> = names
-        .iter()
-        .zip(outcomes)
-        .map(|(name, outcome)| serde_json::json!({ "name": name, "outcome": outcome }))
-        .collect();
-    if !context.output.json(&document)? {
-        for (name, outcome) in names.iter().zip(outcomes) {
-            let how = match outcome {
-                StopOutcome::AlreadyStopped => "was not running",
-                StopOutcome::Agent => "synced and powered off",
-                StopOutcome::PowerButton => "obeyed the power button",
-                StopOutcome::Killed => "was killed: it may have lost what it had not synced",
-            };
-            context.output.message(&format!("{name} {how}"));
-            context.output.text(&format!("{name}\n"))?;
-        }
-    }
-    Ok(0)
-}
-
-fn table(vms: &[Vm]) -> String {
-    let mut table = Table::new(["NAME", "STATE", "ADDRESS", "CPUS", "MEMORY", "UP", "IMAGE", "KERNEL"]);
-    for vm in vms {
-        let up =
-            vm.run.as_ref().filter(|_| vm.state == VmState::Running).map(|run| {
-                duration(u64::try_from(vmdeck_engine::clock::now() - run.started_at).unwrap_or(0))
-            });
-        table.row([
-            vm.name.clone(),
-            vm.state.as_str().into(),
-            vm.address.map_or_else(|| "-".into(), |address| address.to_string()),
-            vm.settings.cpus.to_string(),
-            bytes(vm.settings.memory_mib << 20),
-            up.unwrap_or_else(|| "-".into()),
-            vm.image.clone(),
-            vm.kernel.clone(),
-        ]);
-    }
-    table.render()
-}
-
-fn fields(vm: &Vm) -> String {
-    let mut fields = Fields::default();
-    fields
-        .add("name", &vm.name)
-        .add("id", vm.id.to_string())
-        .add("state", vm.state.as_str())
-        .add("image", &vm.image)
-        .add("kernel", &vm.kernel)
-        .add("cpus", vm.settings.cpus.to_string())
-        .add("memory", bytes(vm.settings.memory_mib << 20))
-        .add("disk", bytes(vm.settings.disk_bytes))
-        .add_some("address", vm.address.map(|address| address.to_string()))
-        .add("created", time(vm.created_at));
-    for port in &vm.settings.ports {
-        let protocol = serde_json::to_value(port.protocol).ok();
-        fields.add(
-            "port",
-            format!(
-                "{}:{} → {}/{}",
-                port.host_address,
-                port.host_port,
-                port.guest_port,
-                protocol.as_ref().and_then(|name| name.as_str()).unwrap_or("tcp")
-            ),
-        );
-    }
-    if let Some(run) = &vm.run {
-        fields.add("process", run.process.pid.to_string()).add("started", time(run.started_at));
-    }
-    let mut text = fields.render();
-    if let Some(boot) = &vm.boot {
-        text.push_str(&format!("last boot:  {}\n", time(boot.started_at)));
-        for phase in &boot.phases {
-            let took = match (phase.status, phase.duration_ms) {
-                (BootPhaseStatus::Pending, _) => "-".into(),
-                (BootPhaseStatus::Active, _) => "under way".into(),
-                (BootPhaseStatus::Skipped, _) => "not needed".into(),
-                (BootPhaseStatus::Done, took) => took.map_or_else(|| "done".into(), duration),
-                (BootPhaseStatus::Failed, took) => format!("FAILED after {}", duration(took.unwrap_or(0))),
-            };
-            text.push_str(&format!("  {:<8} {took}\n", phase.name.as_str()));
-        }
-        if let Some(failure) = &boot.failure {
-            text.push_str(&format!("failure:  {}\n   next:  {}\n", failure.message, failure.hint));
-            for line in &failure.console_tail {
-                text.push_str(&format!("  | {line}\n"));
-            }
-        }
-    }
-    super::output::human(&text).into_owned()
 }

@@ -11,6 +11,7 @@ mod support;
 mod boot;
 mod boot_failures;
 mod command_line;
+mod manage;
 mod pull;
 mod tree;
 mod truth;

@@ -19,7 +19,7 @@ use crate::network::port;
 use crate::store::{self, Transaction};
 
 /// What to change; what is not given stays.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeVm {
     pub name: Option<String>,
     pub cpus: Option<u32>,
@@ -101,6 +101,9 @@ fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
     if vm.settings.network == NetworkMode::None && !request.add_ports.is_empty() {
         return Err(Error::usage(format!("machine `{}` has no network to forward ports from", vm.name))
             .with_hint("create a machine with --network user"));
+    }
+    for (key, value) in &request.labels {
+        super::check_label(key, value.as_deref().unwrap_or_default())?;
     }
     port::check(&request.add_ports)
 }

@@ -97,6 +97,9 @@ impl Checked {
                 .with_hint("write NAME=value"));
             }
         }
+        for (key, value) in &request.labels {
+            super::check_label(key, value)?;
+        }
         Ok(Self { cpus, memory_mib, request })
     }
 }

@@ -1,0 +1,185 @@
+//! A machine's life between its first start and its end: settings, ports, standing still, console,
+//! a fresh root; and several machines at once.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, tcgetattr};
+
+use crate::support::deck::{Deck, finish};
+use crate::support::{fixtures, have};
+
+fn can_boot() -> bool {
+    have("qemu-system-x86_64") && have("apt-get") && have("busybox")
+}
+
+fn deck_with_busybox() -> Arc<Deck> {
+    let deck = Deck::new();
+    deck.import_kernel();
+    let layout = deck.readable(&fixtures::busybox());
+    deck.run(["image", "pull", &format!("oci:{}", layout.display()), "--name", "busybox"]).expect(0);
+    Arc::new(deck)
+}
+
+fn show(deck: &Deck, name: &str) -> serde_json::Value {
+    deck.run(["vm", "show", name, "--output", "json"]).expect(0).json()
+}
+
+/// What a command in the machine prints.
+#[track_caller]
+fn exec(deck: &Deck, command: &str) -> String {
+    deck.run(["vm", "exec", "m", "--", "sh", "-c", command]).expect(0).stdout
+}
+
+#[test]
+fn settings_ports_pause_console_and_reset_of_a_real_machine() {
+    if !can_boot() {
+        return;
+    }
+    let deck = deck_with_busybox();
+    let _guard = deck.guard("m");
+    deck.run(["vm", "run", "busybox", "--name", "m", "--label", "tier=web"]).expect(0);
+
+    // Ports open and close while it runs.
+    let ports = deck.run(["vm", "ports", "m", "--add", "0:7", "--output", "json"]).expect(0).json();
+    let port = ports[0]["host_port"].as_u64().unwrap();
+    let listens = || std::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).is_ok();
+    assert!(listens(), "{ports}");
+    deck.run(["vm", "ports", "m", "--remove", &port.to_string()]).expect(0);
+    assert!(!listens());
+    deck.run(["vm", "ports", "m", "--remove", &port.to_string()]).expect(3).says(&["m", "next:"]);
+
+    // Standing still is a state that every process sees, and nothing is lost by it.
+    deck.run(["vm", "pause", "m"]).expect(0);
+    assert_eq!(show(&deck, "m")["state"], "paused");
+    deck.run(["vm", "exec", "m", "--", "true"]).expect(125).says(&["vm resume m"]);
+    deck.run(["vm", "resume", "m"]).expect(0);
+    assert_eq!(exec(&deck, "echo goes on"), "goes on\n");
+
+    console_over_a_pipe_and_a_terminal(&deck);
+
+    // What takes effect when is said, and so it is.
+    let changed = deck
+        .run(["vm", "set", "m", "--memory", "384", "--disk", "9", "--work-disk", "off", "--label", "tier=db"])
+        .expect(0);
+    for line in ["labels changed\n", "memory_mib changed, from its next start", "disk_bytes changed, from"] {
+        assert!(changed.stdout.contains(line), "{changed:?}");
+    }
+    deck.run(["vm", "set", "m", "--disk", "1"]).expect(2).says(&["smaller", "next:"]);
+    deck.run(["vm", "reset", "m"]).expect(4).says(&["running"]);
+    exec(&deck, "echo root > /on-root && echo work > /root/on-work");
+    deck.run(["vm", "stop", "m"]).expect(0);
+    deck.run(["vm", "reset", "m"]).expect(0);
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(
+        exec(&deck, "ls /on-root /root/on-work 2>/dev/null; grep -c ' /root ' /proc/mounts || true"),
+        "0\n"
+    );
+    let memory = exec(&deck, "/bin/busybox awk '/MemTotal/ { print $2 }' /proc/meminfo");
+    let kib: u64 = memory.trim().parse().unwrap();
+    assert!((300 << 10..=384 << 10).contains(&kib), "{memory}");
+    let begun = Instant::now();
+    loop {
+        // The file system grows while it is in use.
+        let blocks = exec(&deck, "stat -f -c '%b %S' /");
+        let [count, size] = blocks.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{blocks}") };
+        let bytes = count.parse::<u64>().unwrap() * size.parse::<u64>().unwrap();
+        if bytes > 8 << 30 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{bytes} bytes");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // The work disk was kept while it was away.
+    deck.run(["vm", "set", "m", "--work-disk", "on"]).expect(0);
+    deck.run(["vm", "restart", "m"]).expect(0);
+    assert_eq!(exec(&deck, "cat /root/on-work"), "work\n");
+}
+
+fn console_over_a_pipe_and_a_terminal(deck: &Deck) {
+    // Bytes as they are, escapes and all.
+    let mut command = deck.command(["vm", "console", "m"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let input = child.stdin.take().unwrap();
+    attached(&mut child);
+    // A second one is told so.
+    deck.run(["vm", "console", "m"]).expect(4).says(&["another terminal"]);
+    exec(deck, "echo -ne 'raw \\033[31m\\001\\n' > /dev/ttyS0");
+    std::thread::sleep(Duration::from_millis(300));
+    drop(input);
+    let ended = finish(child).expect(0);
+    assert!(ended.stdout.contains("raw \u{1b}[31m\u{1}"), "{ended:?}");
+
+    // What is typed arrives; ctrl-] leaves, and the terminal is as it was.
+    let pty = openpty(None, None).unwrap();
+    let before = tcgetattr(&pty.slave).unwrap().local_flags;
+    let end = |fd: &OwnedFd| fd.try_clone().unwrap();
+    let mut command = deck.command(["vm", "console", "m"]);
+    let mut child = command.stdin(end(&pty.slave)).stdout(end(&pty.slave)).spawn().unwrap();
+    attached(&mut child);
+    let read = "/bin/busybox stty -F /dev/ttyS0 sane; echo ready > /dev/ttyS0; read line < /dev/ttyS0; echo got $line";
+    let reader = deck.command(["vm", "exec", "m", "--", "sh", "-c", read]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(!tcgetattr(&pty.slave).unwrap().local_flags.contains(LocalFlags::ICANON), "raw mode");
+    let mut master = File::from(pty.master);
+    master.write_all(b"typed\r").unwrap();
+    assert_eq!(finish(reader).expect(0).stdout, "got typed\n");
+    master.write_all(b"\x1d").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(tcgetattr(&pty.slave).unwrap().local_flags, before);
+    assert_eq!(show(deck, "m")["state"], "running");
+}
+
+/// Waits until the client says that it has the console.
+fn attached(child: &mut Child) {
+    let mut said = Vec::new();
+    let pipe = child.stderr.as_mut().unwrap();
+    while !said.ends_with(b"\n") {
+        let mut byte = [0];
+        assert_eq!(pipe.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&said));
+        said.extend(byte);
+    }
+    assert!(String::from_utf8_lossy(&said).starts_with("attached"), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn many_at_once_by_name_label_or_all() {
+    if !have("apt-get") || !have("busybox") {
+        return;
+    }
+    let deck = deck_with_busybox();
+    for (name, tier) in [("a", "web"), ("b", "web"), ("c", "db")] {
+        let label = format!("tier={tier}");
+        deck.run(["vm", "create", name, "--image", "busybox", "--label", &label, "--label", "all=1"])
+            .expect(0);
+    }
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let list = ["vm", "list", "--output", "json"].into_iter().chain(arguments.iter().copied());
+        let list = deck.run(list).expect(0).json();
+        list.as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&["--label", "tier"]), ["a", "b", "c"]);
+    assert_eq!(names(&["--label", "tier=web"]), ["a", "b"]);
+    assert_eq!(names(&["--label", "tier=web", "--label", "all=2"]), [""; 0]);
+    let wide = deck.run(["vm", "list", "--wide"]).expect(0);
+    assert!(wide.stdout.contains("all=1,tier=db"), "{wide:?}");
+    deck.run(["vm", "create", "d", "--image", "busybox", "--label", "=x"]).expect(2);
+
+    // Without machines to stop there is nothing to fail.
+    deck.run(["vm", "stop", "--all"]).expect(0).says(&["nothing was done"]);
+    deck.run(["vm", "stop", "--all", "a"]).expect(2);
+    deck.run(["vm", "delete"]).expect(2);
+
+    // What fails is told, the rest is done, and the status says what kind of failure it was.
+    let ended = deck.run(["vm", "delete", "none", "a", "neither"]).expect(3).says(&["`none`", "`neither`"]);
+    assert_eq!(ended.stdout, "a\n");
+    deck.run(["vm", "delete", "--label", "tier=web"]).expect(0);
+    assert_eq!(names(&[]), ["c"]);
+    deck.run(["vm", "delete", "--all"]).expect(0);
+    assert_eq!(names(&[]), [""; 0]);
+}
