@@ -1,7 +1,8 @@
 //! Opens the console.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use vmdeck_engine::data_directory::DataDirectory;
@@ -40,6 +41,8 @@ fn open(cli: &Cli) -> Outcome {
         read_only: arguments.read_only,
         no_mouse: arguments.no_mouse,
         keys: keys_file(cli)?,
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        write_new: Some(write_new),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -58,10 +61,32 @@ pub(crate) fn keys(cli: &Cli, output: Output) -> Outcome {
 }
 
 fn keys_file(cli: &Cli) -> Result<Option<KeysFile>> {
-    let Some(path) = &cli.console.keys else { return Ok(None) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::io(format!("cannot read the key bindings in `{}`", path.display()), error))?;
+    let (path, asked) = match (&cli.console.keys, own_keys()) {
+        (Some(path), _) => (path.clone(), true),
+        (None, Some(path)) => (path, false),
+        (None, None) => return Ok(None),
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked => return Ok(None),
+        Err(error) => {
+            return Err(Error::io(format!("cannot read the key bindings in `{}`", path.display()), error));
+        }
+    };
     Ok(Some(KeysFile { label: path.display().to_string(), text }))
+}
+
+/// Where a user's own key bindings are looked for: `$XDG_CONFIG_HOME/vmdeck/keys.toml`, else in
+/// `~/.config` (XDG Base Directory Specification: a path that is not absolute is no path).
+fn own_keys() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let configuration = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))?;
+    Some(configuration.join("vmdeck/keys.toml"))
+}
+
+/// Writes a file that must not be there yet.
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    std::fs::File::create_new(path)?.write_all(text.as_bytes())
 }
 
 /// The theme asked for; `NO_COLOR` (no-color.org) asks for the one without colours.

@@ -76,7 +76,8 @@ pub(crate) struct ConsoleArguments {
     #[arg(long)]
     pub(crate) no_mouse: bool,
 
-    /// A TOML file with key bindings of your own
+    /// A TOML file with key bindings of your own [default: vmdeck/keys.toml in $XDG_CONFIG_HOME, else
+    /// in ~/.config]
     #[arg(long, value_name = "FILE", env = "VMDECK_KEYS")]
     pub(crate) keys: Option<PathBuf>,
 }

@@ -3,6 +3,9 @@
 
 use ratatui::layout::Rect;
 
+use vmdeck_engine::operation::record::OperationState;
+use vmdeck_engine::snapshot::OperationView;
+
 use crate::model::{Model, Pane, View};
 
 /// Smallest size that gets more than one line.
@@ -35,6 +38,29 @@ pub fn is_tiny(model: &Model) -> bool {
     model.width < SMALLEST.0 || model.height < SMALLEST.1
 }
 
+/// Lines of the strip below a list that tells what is under way, its rule among them.
+const STRIP: u16 = 6;
+
+/// Operations that run on what the view's list shows, the oldest first.
+pub fn under_way(model: &Model) -> impl Iterator<Item = &OperationView> {
+    let noun = match model.view {
+        View::Images => "image ",
+        View::Kernels => "kernel ",
+        // An image made of a machine is asked for among the machines.
+        View::Vms => "image promote",
+        View::Operations | View::Log => "-",
+    };
+    let running = |view: &&OperationView| view.record.state == OperationState::Running;
+    let about = move |view: &&OperationView| view.record.kind.as_str().starts_with(noun);
+    model.snapshot.operations.iter().rev().filter(running).filter(about)
+}
+
+/// Lines that the strip of what is under way takes.
+pub fn activity_height(model: &Model) -> u16 {
+    let count = u16::try_from(under_way(model).count()).unwrap_or(u16::MAX);
+    if count == 0 || model.height < 16 { 0 } else { count.saturating_add(1).min(STRIP) }
+}
+
 pub fn layout(model: &Model) -> Layout {
     let (width, height) = (model.width, model.height);
     let header_height = if height >= 16 { 2 } else { 1 };
@@ -58,6 +84,11 @@ pub fn layout(model: &Model) -> Layout {
             bar,
         };
     }
+    let strip = activity_height(model);
+    let rows = |list: Rect| {
+        let rows = below(list, 2);
+        Rect { height: rows.height.saturating_sub(strip), ..rows }
+    };
     if width >= WIDE {
         // The list needs about 100 columns for everything it has to say; the rest is the details'.
         let list_width = (width * 11 / 20).min(width - 50);
@@ -69,7 +100,7 @@ pub fn layout(model: &Model) -> Layout {
         return Layout {
             header,
             list: Some(list),
-            rows: below(list, 2),
+            rows: rows(list),
             detail: Some(detail),
             lines,
             divider: Some(divider),
@@ -81,13 +112,5 @@ pub fn layout(model: &Model) -> Layout {
         let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
         return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
     }
-    Layout {
-        header,
-        list: Some(body),
-        rows: below(body, 2),
-        detail: None,
-        lines: nothing,
-        divider: None,
-        bar,
-    }
+    Layout { header, list: Some(body), rows: rows(body), detail: None, lines: nothing, divider: None, bar }
 }

@@ -1,6 +1,7 @@
 //! What comes in ([`Msg`]) and what goes out ([`Effect`]): the whole of the console's dealings with the
 //! world, as data.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossterm::event::MouseEvent;
@@ -8,9 +9,11 @@ use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::doctor;
 use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
+use vmdeck_engine::image::{CatalogEntry, ExportImage, PromoteImage, PruneReport, RegisterImage};
+use vmdeck_engine::kernel::{ImportKernel, PullKernel};
 use vmdeck_engine::snapshot::Snapshot;
-use vmdeck_engine::vm::CreateVm;
 use vmdeck_engine::vm::record::Boot;
+use vmdeck_engine::vm::{ChangeVm, CreateVm};
 
 use crate::keymap::Key;
 use crate::options::ThemeChoice;
@@ -36,6 +39,15 @@ pub enum Msg {
     Outcome(Command, Result<String, ErrorReport>),
     /// A shell has given the terminal back.
     ShellEnded(String, Result<(), ErrorReport>),
+    /// Short names of images that can be pulled.
+    Catalog(Vec<CatalogEntry>),
+    /// What freeing would free, to be asked about.
+    PrunePreview {
+        all: bool,
+        report: Result<PruneReport, ErrorReport>,
+    },
+    /// The log was written into a file, or not.
+    Saved(PathBuf, Result<(), ErrorReport>),
     /// Something that the program's own log tells and the user should see.
     Notice(ErrorReport),
 }
@@ -61,6 +73,13 @@ pub enum Effect {
     Examine,
     LoadOperationLog(OperationId),
     LoadBoots(String, VmId),
+    LoadCatalog,
+    /// Find out what freeing would free.
+    PreviewPrune {
+        all: bool,
+    },
+    /// Write a text into a file that must not be there yet.
+    SaveLog(PathBuf, String),
     /// Hand the terminal to a shell in this machine.
     Shell(String),
     Run(Command),
@@ -69,16 +88,58 @@ pub enum Effect {
 /// What the engine is asked to do. Ends in a [`Msg::Outcome`].
 #[derive(Clone, Debug)]
 pub enum Command {
-    PullImage { reference: String, name: Option<String> },
-    DeleteImage { name: String },
-    PullKernel { source: String },
-    DeleteKernel { name: String },
-    CreateVm { request: Box<CreateVm>, start: bool },
-    StartVm { name: String },
-    StopVm { name: String, force: bool },
-    RestartVm { name: String },
-    DeleteVm { name: String, force: bool },
-    CancelOperation { id: OperationId },
+    PullImage {
+        reference: String,
+        name: Option<String>,
+    },
+    DeleteImage {
+        name: String,
+    },
+    RegisterImage(Box<RegisterImage>),
+    PromoteImage(PromoteImage),
+    PromoteVm {
+        name: String,
+        new_name: String,
+    },
+    ExportImage(ExportImage),
+    Prune {
+        all: bool,
+    },
+    PullKernel(PullKernel),
+    ImportKernel(ImportKernel),
+    DeleteKernel {
+        name: String,
+    },
+    CreateVm {
+        request: Box<CreateVm>,
+        start: bool,
+    },
+    StartVm {
+        name: String,
+    },
+    StopVm {
+        name: String,
+        force: bool,
+    },
+    RestartVm {
+        name: String,
+    },
+    DeleteVm {
+        name: String,
+        force: bool,
+    },
+    /// Let it stand still, or go on.
+    PauseVm {
+        name: String,
+        pause: bool,
+    },
+    ChangeVm {
+        name: String,
+        change: Box<ChangeVm>,
+    },
+    CancelOperation {
+        id: OperationId,
+    },
 }
 
 impl Command {
@@ -87,7 +148,16 @@ impl Command {
         match self {
             Self::PullImage { reference, .. } => format!("pull {reference}"),
             Self::DeleteImage { name } => format!("delete image {name}"),
-            Self::PullKernel { source } => format!("pull kernel {source}"),
+            Self::RegisterImage(request) => format!("register {}", request.name),
+            Self::PromoteImage(request) => match &request.new_name {
+                Some(name) => format!("promote {} as {name}", request.name),
+                None => format!("promote {}", request.name),
+            },
+            Self::PromoteVm { name, new_name } => format!("promote machine {name} as {new_name}"),
+            Self::ExportImage(request) => format!("export {}", request.name),
+            Self::Prune { .. } => "prune".into(),
+            Self::PullKernel(request) => format!("pull kernel {}", request.source),
+            Self::ImportKernel(request) => format!("import kernel {}", request.from),
             Self::DeleteKernel { name } => format!("delete kernel {name}"),
             Self::CreateVm { request, .. } => {
                 format!("create {}", request.name.as_deref().unwrap_or(&request.image))
@@ -97,6 +167,9 @@ impl Command {
             Self::StopVm { name, force: true } => format!("force off {name}"),
             Self::RestartVm { name } => format!("restart {name}"),
             Self::DeleteVm { name, .. } => format!("delete {name}"),
+            Self::PauseVm { name, pause: true } => format!("pause {name}"),
+            Self::PauseVm { name, pause: false } => format!("resume {name}"),
+            Self::ChangeVm { name, .. } => format!("change {name}"),
             Self::CancelOperation { id } => format!("cancel operation {id}"),
         }
     }

@@ -1,5 +1,6 @@
 //! Everything the console knows. Changed by [`crate::update`] alone, read by [`crate::view`].
 
+pub mod ask;
 pub mod filter;
 pub mod form;
 pub mod input;
@@ -11,6 +12,7 @@ pub mod rows;
 pub mod toast;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -18,16 +20,19 @@ use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::doctor;
 use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
+use vmdeck_engine::image::CatalogEntry;
+use vmdeck_engine::image::record::Image;
+use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::record::OperationState;
-use vmdeck_engine::snapshot::Snapshot;
-use vmdeck_engine::vm::record::{Boot, VmState};
+use vmdeck_engine::snapshot::{OperationView, Snapshot};
+use vmdeck_engine::vm::record::{Boot, Vm, VmState};
 
 use crate::action::Scope;
 use crate::keymap::{Key, Keymap};
 use crate::message::HostFacts;
 use crate::options::ThemeChoice;
 use crate::theme::{Glyphs, Theme};
-use list::ListState;
+use list::{ListCommand, ListState, Listed};
 use log::Log;
 use overlay::Overlay;
 use rates::Rates;
@@ -128,6 +133,10 @@ pub struct Model {
     pub operation_log: Option<(OperationId, Vec<(Milliseconds, String)>)>,
     /// Earlier boots of the machine whose details are shown, newest first.
     pub boots: Option<(VmId, Vec<Boot>)>,
+    /// Short names of images that can be pulled.
+    pub catalog: Vec<CatalogEntry>,
+    /// The user's home, for paths that begin with `~`.
+    pub home: Option<PathBuf>,
     /// Palette lines run before, newest first.
     pub palette_history: VecDeque<String>,
 }
@@ -171,7 +180,17 @@ impl Model {
             rates: Rates::default(),
             operation_log: None,
             boots: None,
+            catalog: Vec::new(),
+            home: None,
             palette_history: VecDeque::new(),
+        }
+    }
+
+    /// A path as a user types it: `~` is the home.
+    pub fn path(&self, typed: &str) -> PathBuf {
+        match (&self.home, typed.strip_prefix("~/")) {
+            (Some(home), Some(rest)) => home.join(rest),
+            _ => PathBuf::from(typed),
         }
     }
 
@@ -196,6 +215,37 @@ impl Model {
         }
     }
 
+    /// Does the same to the list of the view, whatever its rows are.
+    pub fn with_list(&mut self, command: ListCommand) {
+        let Self { snapshot, vms, images, kernels, operations, view, .. } = self;
+        match view {
+            View::Vms => vms.obey::<Vm>(snapshot, command),
+            View::Images => images.obey::<Image>(snapshot, command),
+            View::Kernels => kernels.obey::<Kernel>(snapshot, command),
+            View::Operations => operations.obey::<OperationView>(snapshot, command),
+            View::Log => {}
+        }
+    }
+
+    /// The name of the row under the cursor of the list of the view.
+    pub fn selected_name(&self) -> Option<&str> {
+        match self.view {
+            View::Vms => self.selected_vm().map(Listed::name),
+            View::Images => self.selected_image().map(Listed::name),
+            View::Kernels => self.kernels.current::<Kernel>(&self.snapshot).map(Listed::name),
+            View::Operations => self.operations.current::<OperationView>(&self.snapshot).map(Listed::name),
+            View::Log => None,
+        }
+    }
+
+    pub fn selected_vm(&self) -> Option<&Vm> {
+        self.vms.current(&self.snapshot)
+    }
+
+    pub fn selected_image(&self) -> Option<&Image> {
+        self.images.current(&self.snapshot)
+    }
+
     /// Where a key is looked up, the most specific scope first.
     pub fn scopes(&self) -> &'static [Scope] {
         match self.view {
@@ -208,8 +258,7 @@ impl Model {
     }
 
     pub fn running_operations(&self) -> usize {
-        let running =
-            |view: &&vmdeck_engine::snapshot::OperationView| view.record.state == OperationState::Running;
+        let running = |view: &&OperationView| view.record.state == OperationState::Running;
         self.snapshot.operations.iter().filter(running).count()
     }
 

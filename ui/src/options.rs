@@ -1,5 +1,11 @@
 //! What the program that opens the console decides.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Writes a text into a file that must not be there yet.
+pub type WriteNew = fn(&Path, &str) -> io::Result<()>;
+
 /// Settings of one console.
 #[derive(Clone, Debug, Default)]
 pub struct ConsoleOptions {
@@ -14,6 +20,10 @@ pub struct ConsoleOptions {
     pub no_mouse: bool,
     /// The user's key bindings, where there is such a file.
     pub keys: Option<KeysFile>,
+    /// The user's home, for paths that begin with `~`.
+    pub home: Option<PathBuf>,
+    /// Writes a file that must not be there yet; the console itself opens none.
+    pub write_new: Option<WriteNew>,
 }
 
 /// Colours of the console.

@@ -91,8 +91,9 @@ where
     model.read_only = options.read_only;
     model.mouse = !options.no_mouse;
     model.data_label = options.data_label;
+    model.home = options.home;
     let (sender, inbox) = mpsc::channel(256);
-    let link = Link::open(runtime.clone(), sender.clone(), engine);
+    let link = Link::open(runtime.clone(), sender.clone(), options.write_new, engine);
     let outcome = local.block_on(async {
         let guard = TerminalGuard::take(model.mouse)
             .map_err(|error| Error::io("cannot drive the terminal", error))?;

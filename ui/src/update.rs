@@ -2,8 +2,14 @@
 //! returned as [`Effect`]s.
 
 mod act;
+mod again;
+mod available;
+mod choices;
+mod forms;
 mod keys;
+mod motion;
 mod mouse;
+mod questions;
 mod windows;
 
 use std::sync::Arc;
@@ -17,15 +23,16 @@ use vmdeck_engine::vm::record::Vm;
 
 use crate::layout::layout;
 use crate::message::{Command, Effect, Msg};
-use crate::model::list::Listed as _;
+use crate::model::list::ListCommand;
 use crate::model::log::LogLine;
 use crate::model::overlay::Overlay;
 use crate::model::toast::Level;
 use crate::model::{Model, View};
 use crate::view;
 
-pub use act::{Availability, availability};
-pub use windows::{palette_matches, suggests};
+pub use available::{Availability, availability};
+pub use forms::{ask_suggestions, new_vm_suggestions};
+pub use windows::palette_matches;
 
 /// Takes one message in, at a moment of the wall clock.
 pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
@@ -40,6 +47,7 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::EngineOpened => {
             model.engine_open = true;
             effects.push(Effect::Examine);
+            effects.push(Effect::LoadCatalog);
         }
         Msg::Snapshot(snapshot) => take_snapshot(model, snapshot),
         Msg::Host(host) => model.host = host,
@@ -51,6 +59,15 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
             Ok(()) => say(model, Level::Information, format!("the shell in {name} has ended"), None),
             Err(error) => fail(model, &format!("shell in {name}"), error),
         },
+        Msg::Catalog(catalog) => model.catalog = catalog,
+        Msg::PrunePreview { all, report } => match report {
+            Ok(report) => questions::prune(model, all, &report),
+            Err(error) => fail(model, "prune", error),
+        },
+        Msg::Saved(path, Ok(())) => {
+            say(model, Level::Success, format!("saved in {}", path.display()), None);
+        }
+        Msg::Saved(_, Err(error)) => fail(model, "save", error),
         Msg::Notice(report) => fail(model, "vmdeck", report),
     }
     if model.running_operations() > 0 {
@@ -113,14 +130,7 @@ fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
 
 /// Sorts and filters the list of the view anew.
 fn refresh(model: &mut Model) {
-    let Model { snapshot, vms, images, kernels, operations, view, .. } = model;
-    match view {
-        View::Vms => vms.refresh::<Vm>(snapshot),
-        View::Images => images.refresh::<Image>(snapshot),
-        View::Kernels => kernels.refresh::<Kernel>(snapshot),
-        View::Operations => operations.refresh::<OperationView>(snapshot),
-        View::Log => {}
-    }
+    model.with_list(ListCommand::Refresh);
 }
 
 /// Asks for what the details show and the snapshot does not hold.
@@ -176,18 +186,4 @@ fn open(model: &mut Model, overlay: Overlay) {
     model.pending.clear();
     model.count = None;
     model.overlays.push(overlay);
-}
-
-/// The name of the row under the cursor of a list of machines, images, ….
-fn selected_name(model: &Model) -> Option<String> {
-    let snapshot = &model.snapshot;
-    match model.view {
-        View::Vms => model.vms.current::<Vm>(snapshot).map(|row| row.name().to_owned()),
-        View::Images => model.images.current::<Image>(snapshot).map(|row| row.name().to_owned()),
-        View::Kernels => model.kernels.current::<Kernel>(snapshot).map(|row| row.name().to_owned()),
-        View::Operations => {
-            model.operations.current::<OperationView>(snapshot).map(|row| row.name().to_owned())
-        }
-        View::Log => None,
-    }
 }

@@ -1,7 +1,10 @@
 //! What the screen shows: pure functions from the [`Model`] to cells.
 
+mod activity;
 pub mod bar;
+mod columns;
 pub mod detail;
+mod forms;
 pub mod header;
 pub mod lists;
 mod log;

@@ -9,10 +9,6 @@ use vmdeck_engine::vm::CreateVm;
 use vmdeck_engine::vm::record::{NetworkMode, PortForward, Protocol};
 
 use super::input::TextInput;
-use crate::fuzzy;
-
-/// Suggestions shown at once.
-const SUGGESTIONS: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -164,18 +160,6 @@ impl NewVmForm {
         }
     }
 
-    /// Images that the text of the image field may mean, the best first.
-    pub fn suggestions<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Image> {
-        let wanted = self.image.text().trim().to_lowercase();
-        let mut found: Vec<_> = snapshot
-            .images
-            .iter()
-            .filter_map(|image| Some((fuzzy::score(&image.name, &wanted)?, image)))
-            .collect();
-        found.sort_by(|left, right| right.0.cmp(&left.0).then_with(|| left.1.name.cmp(&right.1.name)));
-        found.into_iter().take(SUGGESTIONS).map(|(_, image)| image).collect()
-    }
-
     /// The local image that the field names exactly, if there is one.
     pub fn local_image<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Image> {
         snapshot.images.iter().find(|image| image.name == self.image.text().trim())
@@ -196,21 +180,13 @@ impl NewVmForm {
                 return Err((Field::Name, format!("there is already a machine named `{name}`")));
             }
         }
-        let number = |field: Field, text: &str| {
-            let text = text.trim();
-            let wrong = || (field, "a whole number, 1 or more".to_owned());
-            match text {
-                "" => Ok(None),
-                _ => text.parse::<u32>().ok().filter(|number| *number > 0).map(Some).ok_or_else(wrong),
-            }
-        };
         let kernel =
             self.kernel.and_then(|index| snapshot.kernels.get(index)).map(|kernel| kernel.name.clone());
         Ok(CreateVm {
             name: (!name.is_empty()).then(|| name.to_owned()),
             image: image.to_owned(),
             kernel,
-            cpus: number(Field::Cpus, self.cpus.text())?,
+            cpus: number(self.cpus.text()).map_err(|problem| (Field::Cpus, problem))?,
             memory_mib: size_mib(self.memory.text(), 1)
                 .map_err(|problem| (Field::Memory, format!("{problem}, such as 512M or 2G")))?,
             disk_gib: size_mib(self.disk.text(), 1024)
@@ -223,8 +199,19 @@ impl NewVmForm {
     }
 }
 
+/// A count of 1 or more.
+pub fn number(text: &str) -> Result<Option<u32>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => match text.parse() {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err("a whole number, 1 or more".into()),
+        },
+    }
+}
+
 /// A size in MiB; without a unit the number counts `unit` MiB.
-fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
+pub fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
     let text = text.trim().to_ascii_lowercase();
     if text.is_empty() {
         return Ok(None);
@@ -241,7 +228,7 @@ fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
 }
 
 /// `[ADDRESS:]HOST:GUEST[/udp]`, separated by commas or blanks.
-fn ports(text: &str) -> Result<Vec<PortForward>, String> {
+pub fn ports(text: &str) -> Result<Vec<PortForward>, String> {
     let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
     parts
         .map(|part| {
@@ -266,6 +253,19 @@ fn ports(text: &str) -> Result<Vec<PortForward>, String> {
             })
         })
         .collect()
+}
+
+/// Forwards as [`ports`] reads them.
+pub fn ports_text(ports: &[PortForward]) -> String {
+    let texts = ports.iter().map(|port| {
+        let address = match port.host_address {
+            Ipv4Addr::LOCALHOST => String::new(),
+            address => format!("{address}:"),
+        };
+        let protocol = if port.protocol == Protocol::Udp { "/udp" } else { "" };
+        format!("{address}{}:{}{protocol}", port.host_port, port.guest_port)
+    });
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -295,6 +295,8 @@ mod tests {
             assert!(ports(wrong).is_err(), "{wrong}");
         }
         assert_eq!(ports(" , ").unwrap(), []);
+        let text = "0.0.0.0:8080:80, 53:53/udp";
+        assert_eq!(ports_text(&ports(text).unwrap()), text);
     }
 
     #[test]

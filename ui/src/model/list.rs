@@ -63,7 +63,33 @@ pub struct ListState {
     pub filter_input: Option<TextInput>,
 }
 
+/// What can be done to any list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListCommand {
+    /// Make the rows anew after the filter or the order changed.
+    Refresh,
+    MoveTo(usize),
+    ToggleMark,
+    MarkRange,
+    InvertMarks,
+}
+
 impl ListState {
+    pub fn obey<T: Listed>(&mut self, snapshot: &Snapshot, command: ListCommand) {
+        match command {
+            ListCommand::Refresh => self.refresh::<T>(snapshot),
+            ListCommand::MoveTo(at) => self.move_to::<T>(snapshot, at),
+            ListCommand::ToggleMark => self.toggle_mark::<T>(snapshot),
+            ListCommand::MarkRange => self.mark_range::<T>(snapshot),
+            ListCommand::InvertMarks => self.invert_marks::<T>(snapshot),
+        }
+    }
+
+    pub fn unmark(&mut self) {
+        self.marks.clear();
+        self.range_from = None;
+    }
+
     /// Makes the rows anew after the snapshot, the filter or the order changed.
     pub fn refresh<T: Listed>(&mut self, snapshot: &Snapshot) {
         let all = T::rows(snapshot);

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use jiff::tz::TimeZone;
 use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::kernel::record::Kernel;
@@ -10,8 +11,10 @@ use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::vm::record::VmState;
 
+use super::input::TextInput;
 use super::toast::Level;
 use crate::format::Took;
+use crate::text::clean;
 
 /// Lines kept.
 const KEPT: usize = 5000;
@@ -33,17 +36,67 @@ pub struct Log {
     pub first: usize,
     pub follow: bool,
     pub wrap: bool,
-    /// First line in sight while it does not follow.
+    /// Words that lines must have, `!word` for those they must not.
+    pub filter: String,
+    /// The filter while it is typed.
+    pub filter_input: Option<TextInput>,
+    /// First line in sight while it does not follow, of those that the filter lets through.
     pub offset: usize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), first: 0, follow: true, wrap: false, offset: 0 }
+        Self {
+            lines: VecDeque::new(),
+            first: 0,
+            follow: true,
+            wrap: false,
+            filter: String::new(),
+            filter_input: None,
+            offset: 0,
+        }
+    }
+}
+
+impl LogLine {
+    fn matches(&self, words: &[String]) -> bool {
+        let has =
+            |word: &str| self.source.to_lowercase().contains(word) || self.text.to_lowercase().contains(word);
+        words.iter().all(|word| match word.strip_prefix('!') {
+            Some("") => true,
+            Some(word) => !has(word),
+            None => has(word),
+        })
     }
 }
 
 impl Log {
+    /// The lines that the filter lets through.
+    pub fn matching(&self) -> impl DoubleEndedIterator<Item = &LogLine> {
+        let words: Vec<String> = self.filter.to_lowercase().split_whitespace().map(str::to_owned).collect();
+        self.lines.iter().filter(move |line| line.matches(&words))
+    }
+
+    /// How many those are.
+    pub fn count(&self) -> usize {
+        if self.filter.is_empty() { self.lines.len() } else { self.matching().count() }
+    }
+
+    /// The lines that the filter lets through, as a text file.
+    pub fn text(&self, time_zone: &TimeZone) -> String {
+        let mut text = String::new();
+        for line in self.matching() {
+            if let Ok(at) = jiff::Timestamp::from_millisecond(line.at) {
+                text.push_str(
+                    &time_zone.to_datetime(at).round(jiff::Unit::Second).unwrap_or_default().to_string(),
+                );
+            }
+            let what = clean(&line.text).replace('\n', " ");
+            text.push_str(&format!("  {}  {}  {what}\n", line.level.as_str(), clean(&line.source)));
+        }
+        text
+    }
+
     pub fn add(&mut self, line: LogLine) {
         if self.lines.len() == KEPT {
             self.lines.pop_front();

@@ -1,5 +1,6 @@
 //! Windows over the view: at most a few, the last one has the keys.
 
+use super::ask::Ask;
 use super::form::NewVmForm;
 use super::input::TextInput;
 use crate::action::Action;
@@ -12,7 +13,7 @@ pub enum Overlay {
     Help(Help),
     Palette(Palette),
     Confirm(Confirm),
-    Prompt(Prompt),
+    Ask(Box<Ask>),
     Picker(Picker),
     Messages { offset: usize },
     Doctor { offset: usize },
@@ -50,52 +51,6 @@ pub struct Confirm {
     pub on_verb: bool,
 }
 
-/// A question with one line for an answer.
-#[derive(Clone, Debug)]
-pub struct Prompt {
-    pub kind: PromptKind,
-    pub input: TextInput,
-    /// Second line, where there is one: the name.
-    pub name: Option<TextInput>,
-    pub on_name: bool,
-    pub error: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PromptKind {
-    PullImage,
-    PullKernel,
-}
-
-impl PromptKind {
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::PullImage => "Pull an image",
-            Self::PullKernel => "Pull a kernel",
-        }
-    }
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::PullImage => "Reference",
-            Self::PullKernel => "Source",
-        }
-    }
-
-    /// What may be typed, one line each.
-    pub fn examples(self) -> &'static [&'static str] {
-        match self {
-            Self::PullImage => &[
-                "debian:12                       from a registry, by default Docker Hub",
-                "ghcr.io/owner/name@sha256:…     one exact image",
-                "oci:DIR[:TAG]                   an OCI layout on this host",
-                "oci-archive:FILE  docker-archive:FILE",
-            ],
-            Self::PullKernel => &["apt:PACKAGE    the newest of a package of this host's archive"],
-        }
-    }
-}
-
 /// A choice of one of a few.
 #[derive(Clone, Debug)]
 pub struct Picker {
@@ -117,7 +72,14 @@ pub struct Choice {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Chosen {
     Sort(usize),
-    Copy { label: String, text: String },
+    Copy {
+        label: String,
+        text: String,
+    },
     Theme(ThemeChoice),
     Action(Action),
+    /// Look for what can be freed; everything that is not in use, or only what is left over.
+    Prune {
+        all: bool,
+    },
 }

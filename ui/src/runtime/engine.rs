@@ -2,17 +2,19 @@
 //! told as messages.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use vmdeck_engine::image::PullImage;
-use vmdeck_engine::kernel::PullKernel;
-use vmdeck_engine::vm::StopOutcome;
+use vmdeck_engine::image::{PruneImages, PullImage};
+use vmdeck_engine::vm::{Changed, StopOutcome, TakesEffect};
 use vmdeck_engine::{Engine, Error, Result, doctor};
 
+use crate::format::Bytes;
 use crate::message::{Command, Effect, Msg};
+use crate::options::WriteNew;
 
 /// A way to the engine and back.
 pub(super) struct Link {
@@ -22,10 +24,16 @@ pub(super) struct Link {
     /// Guards the result of opening between the task that opens and the loop; held to put or take it.
     opening: Arc<Mutex<Option<Result<Engine>>>>,
     engine: Option<Engine>,
+    write_new: Option<WriteNew>,
 }
 
 impl Link {
-    pub(super) fn open<F>(runtime: Handle, messages: mpsc::Sender<Msg>, engine: F) -> Self
+    pub(super) fn open<F>(
+        runtime: Handle,
+        messages: mpsc::Sender<Msg>,
+        write_new: Option<WriteNew>,
+        engine: F,
+    ) -> Self
     where
         F: Future<Output = Result<Engine>> + Send + 'static,
     {
@@ -38,7 +46,7 @@ impl Link {
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
             let _ = sender.send(Msg::EngineOpened).await;
         });
-        Self { runtime, messages, opening, engine: None }
+        Self { runtime, messages, opening, engine: None, write_new }
     }
 
     /// What became of opening, once.
@@ -61,7 +69,7 @@ impl Link {
     /// Starts what an effect asks of the engine.
     pub(super) fn perform(&self, effect: Effect) {
         let Some(engine) = self.engine.clone() else { return };
-        let messages = self.messages.clone();
+        let (messages, write_new) = (self.messages.clone(), self.write_new);
         self.runtime.spawn(async move {
             let msg = match effect {
                 Effect::Examine => {
@@ -75,6 +83,19 @@ impl Link {
                 Effect::Run(command) => {
                     let result = Box::pin(run(&engine, command.clone())).await;
                     Some(Msg::Outcome(command, result.map_err(|error| error.report())))
+                }
+                Effect::LoadCatalog => match engine.images().catalog().await {
+                    Ok(catalog) => Some(Msg::Catalog(catalog)),
+                    Err(error) => Some(Msg::Notice(error.report())),
+                },
+                Effect::SaveLog(path, text) => {
+                    let result = save(write_new, path.clone(), text).await;
+                    Some(Msg::Saved(path, result.map_err(|error| error.report())))
+                }
+                Effect::PreviewPrune { all } => {
+                    let request = PruneImages { dry_run: true, all };
+                    let report = engine.images().prune(request, None).wait().await;
+                    Some(Msg::PrunePreview { all, report: report.map_err(|error| error.report()) })
                 }
                 _ => None,
             };
@@ -91,6 +112,17 @@ impl Link {
             let _ = tokio::time::timeout(patience, ended).await;
         }
     }
+}
+
+async fn save(write_new: Option<WriteNew>, path: PathBuf, text: String) -> Result<()> {
+    let Some(write_new) = write_new else {
+        return Err(Error::failed("this console writes no files"));
+    };
+    let label = path.display().to_string();
+    tokio::task::spawn_blocking(move || write_new(&path, &text))
+        .await
+        .map_err(|error| Error::failed("writing the file ended by an internal error").with_source(error))?
+        .map_err(|error| Error::io(format!("cannot write `{label}`"), error))
 }
 
 /// Boots of a machine that may have gone in the meantime.
@@ -111,8 +143,36 @@ async fn run(engine: &Engine, command: Command) -> Result<String> {
             let image = engine.images().delete(&name).await?;
             Ok(format!("image {} is deleted", image.name))
         }
-        Command::PullKernel { source } => {
-            let request = PullKernel { source, name: None };
+        Command::RegisterImage(request) => {
+            let image = engine.images().register(*request, None).wait().await?;
+            Ok(format!("image {} is registered", image.name))
+        }
+        Command::PromoteImage(request) => {
+            let image = engine.images().promote(request, None).wait().await?;
+            Ok(format!("image {} is vmdeck's own now", image.name))
+        }
+        Command::PromoteVm { name, new_name } => {
+            let image = engine.vms().promote(&name, &new_name, None).wait().await?;
+            Ok(format!("image {} is there, made of machine {name}", image.name))
+        }
+        Command::ExportImage(request) => {
+            let exported = engine.images().export(request, None).wait().await?;
+            Ok(format!(
+                "image {} is in {}, {}",
+                exported.name,
+                exported.path.display(),
+                Bytes(exported.bytes)
+            ))
+        }
+        Command::Prune { all } => {
+            let report = engine.images().prune(PruneImages { dry_run: false, all }, None).wait().await?;
+            Ok(format!("{} freed", Bytes(report.bytes)))
+        }
+        Command::ImportKernel(request) => {
+            let kernel = engine.kernels().import(request, None).wait().await?;
+            Ok(format!("kernel {} is there", kernel.name))
+        }
+        Command::PullKernel(request) => {
             let kernel = engine.kernels().pull(request, None).wait().await?;
             Ok(format!("kernel {} is there", kernel.name))
         }
@@ -137,18 +197,42 @@ async fn run(engine: &Engine, command: Command) -> Result<String> {
             Ok(stopped(&name, outcome))
         }
         Command::RestartVm { name } => {
-            engine.vms().stop(&name, false, None).wait().await?;
-            engine.vms().start(&name, None).wait().await?;
+            engine.vms().restart(&name, false, None).wait().await?;
             Ok(format!("machine {name} is ready again"))
         }
         Command::DeleteVm { name, force } => {
             engine.vms().delete(&name, force, None).wait().await?;
             Ok(format!("machine {name} is deleted"))
         }
+        Command::PauseVm { name, pause: true } => {
+            engine.vms().pause(&name, None).wait().await?;
+            Ok(format!("machine {name} stands still"))
+        }
+        Command::PauseVm { name, pause: false } => {
+            engine.vms().resume(&name, None).wait().await?;
+            Ok(format!("machine {name} goes on"))
+        }
+        Command::ChangeVm { name, change } => {
+            let changed = engine.vms().change(&name, *change, None).wait().await?;
+            Ok(told(&name, &changed))
+        }
         Command::CancelOperation { id } => {
             let record = engine.operations().cancel(id.as_str()).await?;
             Ok(format!("{} {} is being cancelled", record.kind.as_str(), record.target))
         }
+    }
+}
+
+/// What of a change is in force, and what comes with the next start.
+fn told(name: &str, changed: &Changed) -> String {
+    let names = |wanted: TakesEffect| {
+        let names = changed.effects.iter().filter(|(_, when)| *when == wanted).map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (names(TakesEffect::Now), names(TakesEffect::NextStart)) {
+        (now, later) if later.is_empty() => format!("machine {name}: {now} changed"),
+        (now, later) if now.is_empty() => format!("machine {name}: {later} change at the next start"),
+        (now, later) => format!("machine {name}: {now} changed, {later} at the next start"),
     }
 }
 

@@ -7,9 +7,10 @@ use crate::action::Action;
 use crate::keymap::{Key, Lookup, sequence};
 use crate::layout::is_tiny;
 use crate::message::Effect;
-use crate::model::Model;
 use crate::model::filter::Filter;
+use crate::model::log::Log;
 use crate::model::toast::Level;
+use crate::model::{Model, View};
 
 pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
     // One line is too little to see what a key would do: only leaving works there.
@@ -25,6 +26,10 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
     }
     if model.list().is_some_and(|list| list.filter_input.is_some()) {
         filter_key(model, key);
+        return;
+    }
+    if model.view == View::Log && model.log.filter_input.is_some() {
+        log_filter_key(&mut model.log, key);
         return;
     }
     model.pending.push(key);
@@ -64,6 +69,11 @@ pub(super) fn paste(model: &mut Model, text: &str) {
         windows::paste(model, text);
         return;
     }
+    if let (View::Log, Some(input)) = (model.view, &mut model.log.filter_input) {
+        input.paste(text);
+        input.text().clone_into(&mut model.log.filter);
+        return;
+    }
     let input = model.list_mut().and_then(|list| list.filter_input.as_mut());
     match input {
         Some(input) => {
@@ -92,6 +102,19 @@ fn filter_key(model: &mut Model, key: Key) {
             if input.key(key) {
                 apply_filter(model);
             }
+        }
+    }
+}
+
+fn log_filter_key(log: &mut Log, key: Key) {
+    let Some(input) = &mut log.filter_input else { return };
+    match key.code {
+        KeyCode::Enter | KeyCode::Down | KeyCode::Tab => log.filter_input = None,
+        KeyCode::Esc => (log.filter_input, log.filter) = (None, String::new()),
+        KeyCode::Backspace if input.text().is_empty() => log.filter_input = None,
+        _ => {
+            input.key(key);
+            input.text().clone_into(&mut log.filter);
         }
     }
 }

@@ -3,7 +3,7 @@
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
-use super::{act, refresh};
+use super::{act, motion, refresh};
 use crate::action::Action;
 use crate::layout::{is_tiny, layout};
 use crate::message::Effect;
@@ -46,7 +46,7 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent, effects: &mut Vec<Effe
                 if to < list.rows.len() {
                     let again = model.pane == Pane::List && list.cursor == to;
                     model.pane = Pane::List;
-                    act::select(model, to);
+                    motion::select(model, to);
                     if again {
                         act::act(model, Action::Open, effects);
                     }

@@ -1,16 +1,14 @@
 //! Keys in the windows over the view.
 
 use crossterm::event::KeyCode;
-use vmdeck_engine::identifier::check_name;
 
-use super::{act, refresh, say};
+use super::{act, forms, motion, refresh, say};
 use crate::action::{ACTIONS, Action};
 use crate::fuzzy;
 use crate::keymap::{Key, Lookup};
-use crate::message::{Command, Effect};
+use crate::message::Effect;
 use crate::model::Model;
-use crate::model::form::Field;
-use crate::model::overlay::{Chosen, Overlay, Palette, Picker, Prompt, PromptKind};
+use crate::model::overlay::{Chosen, Overlay, Palette, Picker};
 use crate::model::toast::Level;
 use crate::theme::Theme;
 
@@ -18,7 +16,7 @@ use crate::theme::Theme;
 const HISTORY: usize = 50;
 
 /// What becomes of the window in front.
-enum Next {
+pub(super) enum Next {
     Stay,
     Close,
     /// Close it and go on.
@@ -37,7 +35,7 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
             _ => {
                 let before = help.search.clone();
                 match reading(key) {
-                    Some(action) => help.offset = scrolled(help.offset, 200, 10, action, None),
+                    Some(action) => help.offset = motion::scrolled(help.offset, 200, 10, action, None),
                     None => drop(help.search.key(key)),
                 }
                 if help.search != before {
@@ -50,7 +48,7 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
             KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q') => Next::Close,
             _ => {
                 if let Lookup::Action(action) = model.keymap.lookup(&[crate::action::Scope::Global], &[key]) {
-                    *offset = scrolled(*offset, 1000, 10, action, None);
+                    *offset = motion::scrolled(*offset, 1000, 10, action, None);
                 }
                 Next::Stay
             }
@@ -66,18 +64,17 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
             KeyCode::Enter => Next::Close,
             _ => Next::Stay,
         },
-        Overlay::Prompt(prompt) => prompt_key(model, prompt, key),
+        Overlay::Ask(ask) => forms::ask_key(model, ask, key),
         Overlay::Picker(picker) => picker_key(picker, key),
         Overlay::Palette(palette) => palette_key(model, palette, key),
-        Overlay::NewVm(_) => form_key(model, &mut overlay, key),
+        Overlay::NewVm(form) => forms::new_vm_key(model, form, key),
     };
     match next {
         Next::Stay => model.overlays.push(overlay),
         Next::Close => {}
         Next::Then(then) => {
             if let Some(list) = model.list_mut() {
-                list.marks.clear();
-                list.range_from = None;
+                list.unmark();
             }
             effects.extend(then);
         }
@@ -101,11 +98,10 @@ pub(super) fn paste(model: &mut Model, text: &str) {
     match model.overlays.last_mut() {
         Some(Overlay::Help(help)) => help.search.paste(text),
         Some(Overlay::Palette(palette)) => palette.input.paste(text),
-        Some(Overlay::Prompt(prompt)) => {
-            prompt.error = None;
-            match &mut prompt.name {
-                Some(name) if prompt.on_name => name.paste(text),
-                _ => prompt.input.paste(text),
+        Some(Overlay::Ask(ask)) => {
+            (ask.error, ask.suggestion) = (None, None);
+            if let Some(input) = ask.input_mut() {
+                input.paste(text);
             }
         }
         Some(Overlay::NewVm(form)) => {
@@ -137,6 +133,7 @@ fn choose(model: &mut Model, chosen: Chosen, effects: &mut Vec<Effect>) {
             effects.push(Effect::Redraw);
         }
         Chosen::Action(action) => act::act(model, action, effects),
+        Chosen::Prune { all } => effects.push(Effect::PreviewPrune { all }),
     }
 }
 
@@ -231,142 +228,4 @@ fn palette_key(model: &mut Model, palette: &mut Palette, key: Key) -> Next {
             Next::Stay
         }
     }
-}
-
-fn prompt_key(model: &Model, prompt: &mut Prompt, key: Key) -> Next {
-    match key.code {
-        KeyCode::Esc => return Next::Close,
-        KeyCode::Tab | KeyCode::BackTab | KeyCode::Down | KeyCode::Up => {
-            prompt.on_name = prompt.name.is_some() && !prompt.on_name;
-        }
-        KeyCode::Enter => match submit(model, prompt) {
-            Ok(command) => return Next::Then(vec![Effect::Run(command)]),
-            Err(problem) => prompt.error = Some(problem),
-        },
-        _ => {
-            let input = match &mut prompt.name {
-                Some(name) if prompt.on_name => name,
-                _ => &mut prompt.input,
-            };
-            if input.key(key) {
-                prompt.error = None;
-            }
-        }
-    }
-    Next::Stay
-}
-
-fn submit(model: &Model, prompt: &Prompt) -> Result<Command, String> {
-    let text = prompt.input.text().trim();
-    if text.is_empty() {
-        return Err(format!("{}: nothing was typed", prompt.kind.label().to_lowercase()));
-    }
-    let name = prompt.name.as_ref().map(|name| name.text().trim()).filter(|name| !name.is_empty());
-    match prompt.kind {
-        PromptKind::PullImage => {
-            if let Some(name) = name {
-                check_name("an image", name)
-                    .map_err(|error| error.hint().map_or_else(|| error.to_string(), str::to_owned))?;
-                if model.snapshot.images.iter().any(|image| image.name == name) {
-                    return Err(format!("there is already an image named `{name}`"));
-                }
-            }
-            Ok(Command::PullImage { reference: text.to_owned(), name: name.map(str::to_owned) })
-        }
-        PromptKind::PullKernel => Ok(Command::PullKernel { source: text.to_owned() }),
-    }
-}
-
-fn form_key(model: &Model, overlay: &mut Overlay, key: Key) -> Next {
-    let Overlay::NewVm(form) = overlay else { return Next::Stay };
-    let kernels = model.snapshot.kernels.len();
-    match key.code {
-        KeyCode::Esc => return Next::Close,
-        KeyCode::Tab => {
-            accept_suggestion(model, form);
-            form.move_focus(1);
-        }
-        KeyCode::BackTab => form.move_focus(-1),
-        KeyCode::Down | KeyCode::Up
-            if form.focus == Field::Image && form.suggestion.is_some()
-                || key.code == KeyCode::Down && form.focus == Field::Image && suggests(model, form) =>
-        {
-            let count = form.suggestions(&model.snapshot).len();
-            form.suggestion = match (key.code, form.suggestion) {
-                (KeyCode::Down, None) => Some(0),
-                (KeyCode::Down, Some(at)) => Some((at + 1).min(count.saturating_sub(1))),
-                (_, Some(0) | None) => None,
-                (_, Some(at)) => Some(at - 1),
-            };
-        }
-        KeyCode::Down => form.move_focus(1),
-        KeyCode::Up => form.move_focus(-1),
-        KeyCode::Enter => {
-            accept_suggestion(model, form);
-            match form.request(&model.snapshot) {
-                Ok(request) => {
-                    let command = Command::CreateVm { request: Box::new(request), start: form.start };
-                    return Next::Then(vec![Effect::Run(command)]);
-                }
-                Err((field, problem)) => {
-                    form.focus = field;
-                    form.error = Some((field, problem));
-                }
-            }
-        }
-        KeyCode::Left if form.focus.is_choice() => form.step(-1, kernels),
-        KeyCode::Right | KeyCode::Char(' ') if form.focus.is_choice() => form.step(1, kernels),
-        _ => {
-            let focus = form.focus;
-            if let Some(input) = form.input_mut(focus)
-                && input.key(key)
-            {
-                form.error = None;
-                form.suggestion = None;
-            }
-        }
-    }
-    Next::Stay
-}
-
-/// Whether there are suggestions that are not what is typed already.
-pub fn suggests(model: &Model, form: &crate::model::form::NewVmForm) -> bool {
-    form.local_image(&model.snapshot).is_none() && !form.suggestions(&model.snapshot).is_empty()
-}
-
-fn accept_suggestion(model: &Model, form: &mut crate::model::form::NewVmForm) {
-    if form.focus == Field::Image
-        && let Some(at) = form.suggestion.take()
-        && let Some(image) = form.suggestions(&model.snapshot).get(at)
-    {
-        let name = image.name.clone();
-        form.image.set(name);
-    }
-}
-
-/// Where a cursor or an offset goes in `count` lines of which `page` are in sight.
-pub(super) fn scrolled(at: usize, lines: usize, page: usize, action: Action, count: Option<u32>) -> usize {
-    let times = count.map_or(1, |count| usize::try_from(count).unwrap_or(usize::MAX));
-    let last = lines.saturating_sub(1);
-    let by = |step: usize| step.max(1).saturating_mul(times);
-    match action {
-        Action::Down => at.saturating_add(by(1)).min(last),
-        Action::Up => at.saturating_sub(by(1)),
-        Action::HalfPageDown => at.saturating_add(by(page / 2)).min(last),
-        Action::HalfPageUp => at.saturating_sub(by(page / 2)),
-        Action::PageDown => at.saturating_add(by(page.saturating_sub(1))).min(last),
-        Action::PageUp => at.saturating_sub(by(page.saturating_sub(1))),
-        Action::Top => count.map_or(0, |_| times.saturating_sub(1)).min(last),
-        Action::Bottom => count.map_or(last, |_| times.saturating_sub(1)).min(last),
-        _ => at,
-    }
-}
-
-pub(super) fn scroll_log(model: &mut Model, action: Action, count: Option<u32>, page: usize) {
-    let last = model.log.lines.len().saturating_sub(page);
-    let at = if model.log.follow { last } else { model.log.offset.min(last) };
-    let to = scrolled(at, last + 1, page, action, count);
-    model.log.offset = to;
-    model.log.follow =
-        to >= last && !matches!(action, Action::Up | Action::PageUp | Action::HalfPageUp | Action::Top);
 }

@@ -18,33 +18,50 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines:
     let log = &model.log;
     let mut x = area.x + 1;
     x += painter.text(x, area.y, area.width, " Log ", theme.accent.bold());
-    x += painter.format(x, area.y, area.width, format_args!("{} ", log.lines.len()), theme.text);
+    let count = log.count();
+    if count < log.lines.len() {
+        let of = format_args!("{count} of {} ", log.lines.len());
+        x += painter.format(x, area.y, area.width, of, theme.text);
+    } else {
+        x += painter.format(x, area.y, area.width, format_args!("{count} "), theme.text);
+    }
+    if let Some(typed) = &log.filter_input {
+        x += painter.text(x, area.y, 3, " / ", theme.key);
+        let room = area.right().saturating_sub(x + 1).min(40);
+        x += super::windows::input(model, painter, Rect::new(x, area.y, room, 1), typed, "", true);
+        x += painter.text(x, area.y, 1, " ", theme.text);
+    } else if !log.filter.is_empty() {
+        x += painter.text(x, area.y, 3, " / ", theme.key);
+        x += painter.text(x, area.y, 40, &log.filter, theme.matched);
+        x += painter.text(x, area.y, 1, " ", theme.text);
+    }
     let state = if log.follow { "following " } else { "standing still " };
+    x += painter.text(x, area.y, 1, " ", theme.text);
     painter.text(x, area.y, area.right().saturating_sub(x + 1), state, theme.dim);
     let height = usize::from(lines.height);
-    if log.lines.is_empty() {
+    if count == 0 {
         painter.text(
             lines.x + 2,
             lines.y + 1,
             lines.width.saturating_sub(2),
-            "nothing has happened yet",
+            if log.lines.is_empty() { "nothing has happened yet" } else { "no line matches the filter" },
             theme.dim,
         );
         return;
     }
-    let last = log.lines.len().saturating_sub(height);
+    let last = count.saturating_sub(height);
     let mut from = if log.follow { last } else { log.offset.min(last) };
     // With long lines broken, fewer of them fit: what is followed is the end.
     if log.wrap && log.follow {
         let mut rows = 0;
-        let fits = log.lines.iter().rev().take_while(|line| {
+        let fits = log.matching().rev().take_while(|line| {
             rows += text::wrap(&line.text, text_width(lines)).len();
             rows <= height
         });
-        from = log.lines.len() - fits.count().max(1);
+        from = count - fits.count().clamp(1, count);
     }
     let mut y = lines.y;
-    for line in log.lines.iter().skip(from) {
+    for line in log.matching().skip(from) {
         if y >= lines.bottom() {
             break;
         }

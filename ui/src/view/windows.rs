@@ -4,17 +4,16 @@ use ratatui::layout::Rect;
 
 use super::bar::level_look;
 use super::detail::findings;
+use super::forms;
 use super::pen::Pen;
 use crate::action::{ACTIONS, Impact, Scope};
-use crate::format::{Bytes, Span};
-use crate::model::form::{Field, NewVmForm};
+use crate::format::Span;
+use crate::model::Model;
 use crate::model::input::TextInput;
-use crate::model::overlay::{Confirm, Help, Overlay, Palette, Picker, Prompt};
-use crate::model::rows::network;
-use crate::model::{Model, View};
+use crate::model::overlay::{Confirm, Help, Overlay, Palette, Picker};
 use crate::paint::Painter;
 use crate::text;
-use crate::update::{Availability, availability, palette_matches, suggests};
+use crate::update::{Availability, availability, palette_matches};
 
 pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, all: Rect) {
     for overlay in &model.overlays {
@@ -22,17 +21,23 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, all: Rect) {
             Overlay::Help(help) => paint_help(model, painter, all, help),
             Overlay::Palette(palette) => paint_palette(model, painter, all, palette),
             Overlay::Confirm(confirm) => paint_confirm(model, painter, all, confirm),
-            Overlay::Prompt(prompt) => paint_prompt(model, painter, all, prompt),
+            Overlay::Ask(ask) => forms::paint_ask(model, painter, all, ask),
             Overlay::Picker(picker) => paint_picker(model, painter, all, picker),
             Overlay::Messages { offset } => paint_messages(model, painter, all, *offset),
             Overlay::Doctor { offset } => paint_doctor(model, painter, all, *offset),
-            Overlay::NewVm(form) => paint_form(model, painter, all, form),
+            Overlay::NewVm(form) => forms::paint_new_vm(model, painter, all, form),
         }
     }
 }
 
 /// A blank window in the middle; returns its inside without a column at each side.
-fn window(model: &Model, painter: &mut Painter<'_>, all: Rect, size: (u16, u16), title: &str) -> Rect {
+pub(super) fn window(
+    model: &Model,
+    painter: &mut Painter<'_>,
+    all: Rect,
+    size: (u16, u16),
+    title: &str,
+) -> Rect {
     let (width, height) = (size.0.min(all.width), size.1.min(all.height));
     let area =
         Rect { x: all.x + (all.width - width) / 2, y: all.y + (all.height - height) / 2, width, height };
@@ -49,7 +54,7 @@ fn window(model: &Model, painter: &mut Painter<'_>, all: Rect, size: (u16, u16),
 }
 
 /// Keys of a window, in its lower edge.
-fn footer(model: &Model, painter: &mut Painter<'_>, inside: Rect, keys: &[(&str, &str)]) {
+pub(super) fn footer(model: &Model, painter: &mut Painter<'_>, inside: Rect, keys: &[(&str, &str)]) {
     let mut x = inside.x;
     let y = inside.bottom();
     for (key, what) in keys {
@@ -249,42 +254,6 @@ fn paint_confirm(model: &Model, painter: &mut Painter<'_>, all: Rect, confirm: &
     footer(model, painter, inside, &[("enter", "press"), ("tab", "the other"), ("y", "yes"), ("esc", "no")]);
 }
 
-fn paint_prompt(model: &Model, painter: &mut Painter<'_>, all: Rect, prompt: &Prompt) {
-    let theme = &model.theme;
-    let examples = prompt.kind.examples();
-    let extra = u16::from(prompt.name.is_some()) + u16::try_from(examples.len()).unwrap_or(0) + 2;
-    let inside = window(model, painter, all, (74, 4 + extra), prompt.kind.title());
-    let mut y = inside.y;
-    let label = |painter: &mut Painter<'_>, y: u16, text: &str, focused: bool| {
-        painter.text(inside.x, y, 11, text, if focused { theme.accent } else { theme.dim });
-        Rect { x: inside.x + 11, y, height: 1, width: inside.width.saturating_sub(11) }
-    };
-    let field = label(painter, y, prompt.kind.label(), !prompt.on_name);
-    input(model, painter, field, &prompt.input, "", !prompt.on_name);
-    y += 1;
-    if let Some(name) = &prompt.name {
-        let field = label(painter, y, "Name", prompt.on_name);
-        input(model, painter, field, name, "the last part of the reference", prompt.on_name);
-        y += 1;
-    }
-    if let Some(error) = &prompt.error {
-        painter.repeat(inside.x, y, 1, model.glyphs.failed, theme.bad);
-        painter.text(inside.x + 2, y, inside.width.saturating_sub(2), error, theme.bad);
-    }
-    y += 1;
-    for example in examples {
-        if y < inside.bottom() {
-            painter.text(inside.x, y, inside.width, example, theme.dim);
-        }
-        y += 1;
-    }
-    let mut keys = vec![("enter", "go"), ("esc", "close")];
-    if prompt.name.is_some() {
-        keys.insert(1, ("tab", "name"));
-    }
-    footer(model, painter, inside, &keys);
-}
-
 fn paint_picker(model: &Model, painter: &mut Painter<'_>, all: Rect, picker: &Picker) {
     let theme = &model.theme;
     let label = picker.entries.iter().map(|entry| text::width(&entry.label)).max().unwrap_or(0).min(30);
@@ -343,127 +312,4 @@ fn paint_doctor(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: usi
     let last = counter.lines().saturating_sub(usize::from(inside.height));
     findings(&mut Pen::new(model, painter, inside, offset.min(last)));
     footer(model, painter, inside, &[("j k", "scroll"), ("esc", "close")]);
-}
-
-fn paint_form(model: &Model, painter: &mut Painter<'_>, all: Rect, form: &NewVmForm) {
-    let theme = &model.theme;
-    let suggesting = form.focus == Field::Image && suggests(model, form);
-    let inside = window(model, painter, all, (76, 17), "New machine");
-    let x = inside.x + 10;
-    let width = inside.width.saturating_sub(10);
-    let mut y = inside.y;
-    for field in Field::ALL {
-        if y >= inside.bottom() {
-            break;
-        }
-        let focused = field == form.focus;
-        let label_style = if focused { theme.accent.bold() } else { theme.dim };
-        painter.text(inside.x, y, 9, field.label(), label_style);
-        let area = Rect { x, y, width, height: 1 };
-        match form.input(field) {
-            Some(text) => drop(input(model, painter, area, text, field.placeholder(), focused)),
-            None => choice(model, painter, area, form, field, focused),
-        }
-        y += 1;
-        if let Some((_, problem)) = form.error.as_ref().filter(|(wrong, _)| *wrong == field) {
-            painter.repeat(x, y, 1, model.glyphs.failed, theme.bad);
-            painter.text(x + 2, y, width.saturating_sub(2), problem, theme.bad);
-            y += 1;
-        }
-        if field == Field::Image && suggesting {
-            for (at, image) in form.suggestions(&model.snapshot).iter().enumerate() {
-                if y + 1 >= inside.bottom() {
-                    break;
-                }
-                let highlight = (form.suggestion == Some(at)).then_some(theme.selected);
-                if let Some(highlight) = highlight {
-                    painter.style(Rect { x, y, width, height: 1 }, highlight);
-                }
-                let used = painter.text(x + 1, y, 30, &image.name, super::row_style(theme.text, highlight));
-                let detail = image.reference.as_deref().unwrap_or("");
-                let dim = super::row_style(theme.dim, highlight);
-                painter.text(x + 3 + used, y, width.saturating_sub(used + 4), detail, dim);
-                y += 1;
-            }
-        }
-    }
-    plan(model, painter, inside, y + 1, form);
-    let keys = [("enter", "create"), ("tab", "next"), ("← →", "choose"), ("esc", "close")];
-    footer(model, painter, inside, &keys);
-}
-
-fn choice(
-    model: &Model,
-    painter: &mut Painter<'_>,
-    area: Rect,
-    form: &NewVmForm,
-    field: Field,
-    focused: bool,
-) {
-    let theme = &model.theme;
-    let newest = model.snapshot.kernels.first();
-    let text: (&str, &str) = match field {
-        Field::Kernel => match form.kernel.and_then(|at| model.snapshot.kernels.get(at)) {
-            Some(kernel) => (&kernel.name, ""),
-            None => ("the newest", newest.map_or("none here yet: one is pulled", |kernel| &kernel.name)),
-        },
-        Field::Network => {
-            let detail = match form.network {
-                vmdeck_engine::vm::record::NetworkMode::User => {
-                    "reaches out; forwards lead in; no root needed"
-                }
-                vmdeck_engine::vm::record::NetworkMode::Bridge => {
-                    "an address of its own on a bridge; needs root"
-                }
-                vmdeck_engine::vm::record::NetworkMode::None => "no network",
-            };
-            (network(form.network), detail)
-        }
-        _ if form.start => ("yes", "when it is there"),
-        _ => ("no", "only make it"),
-    };
-    let style = if focused { theme.field } else { theme.text };
-    let mut x = area.x;
-    if focused {
-        x += painter.text(x, area.y, 2, "‹ ", theme.accent);
-    }
-    x += painter.text(x, area.y, area.right().saturating_sub(x), text.0, style);
-    if focused {
-        x += painter.text(x, area.y, area.right().saturating_sub(x), " ›", theme.accent);
-    }
-    painter.text(x + 2, area.y, area.right().saturating_sub(x + 2), text.1, theme.dim);
-}
-
-/// What will happen: what is pulled and what it takes.
-fn plan(model: &Model, painter: &mut Painter<'_>, inside: Rect, y: u16, form: &NewVmForm) {
-    let theme = &model.theme;
-    if y >= inside.bottom() || form.image.text().trim().is_empty() {
-        return;
-    }
-    let area = Rect { y, height: inside.bottom() - y, ..inside };
-    let mut pen = Pen::new(model, painter, area, 0);
-    match form.local_image(&model.snapshot) {
-        Some(image) => {
-            let text = format!(
-                "Made from {}: {} in use, shared and never written; the machine's own disk grows as it is used.",
-                image.name,
-                Bytes(image.used_bytes)
-            );
-            pen.text(&text, theme.dim);
-        }
-        None => {
-            let text = format!("{} is not here: it is pulled first.", form.image.text().trim());
-            pen.text(&text, theme.warning);
-        }
-    }
-    if model.snapshot.kernels.is_empty() {
-        let text =
-            format!("There is no kernel here: {} is pulled first.", vmdeck_engine::kernel::DEFAULT_SOURCE);
-        pen.text(&text, theme.warning);
-    }
-    let (cpus, memory) = model.reserved();
-    if model.host.cpus > 0 && cpus >= model.host.cpus && model.view == View::Vms {
-        let text = format!("Running machines already have {cpus} CPUs and {memory} MiB.");
-        pen.text(&text, theme.warning);
-    }
 }

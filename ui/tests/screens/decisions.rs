@@ -64,6 +64,81 @@ fn what_destroys_asks_first_and_cancel_is_the_default() {
 }
 
 #[test]
+fn images_are_promoted_by_keys_alone() {
+    // A registered image takes its own place, or another name.
+    check("2 j j j P enter", &["promote golden"]);
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "2 j j j P");
+    enter(&mut model, "gold");
+    assert_eq!(commands(press(&mut model, "enter")), ["promote golden as gold"]);
+    // What is vmdeck's own already is told so.
+    check("2 P enter", &[]);
+    // A machine that is stopped becomes an image; one that runs does not.
+    check("j P enter", &["promote machine build-arm as build-arm"]);
+    check("P enter", &[]);
+    // A name that is taken is a mistake at its field.
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "j P ctrl-u");
+    enter(&mut model, "alpine");
+    assert_eq!(commands(press(&mut model, "enter")), Vec::<String>::new());
+    assert!(text(&render(&model)).contains("there is already an image named `alpine`"));
+}
+
+#[test]
+fn images_are_registered_exported_and_pruned_by_keys() {
+    let mut model = sample::model(busy(), 80, 24);
+    model.home = Some("/home/ada".into());
+    press(&mut model, "2 t");
+    enter(&mut model, "mine");
+    press(&mut model, "tab");
+    enter(&mut model, "~/mine.ext4");
+    let effects = press(&mut model, "enter");
+    let Some(Effect::Run(Command::RegisterImage(request))) = effects.first() else { panic!("{effects:?}") };
+    assert_eq!((request.name.as_str(), request.rootfs.to_str()), ("mine", Some("/home/ada/mine.ext4")));
+    check("2 x enter", &["export alpine"]);
+    let effects = press(&mut model, "U a");
+    assert_eq!(effects, [Effect::PreviewPrune { all: true }]);
+    let report = sample::prunable();
+    update(&mut model, NOW, Msg::PrunePreview { all: true, report: Ok(report) });
+    // Asked about first, and Cancel is the default.
+    let mut asked = model.clone();
+    assert_eq!(commands(press(&mut asked, "enter")), Vec::<String>::new());
+    assert_eq!(commands(press(&mut model, "tab enter")), ["prune"]);
+}
+
+#[test]
+fn the_settings_of_a_machine_are_changed() {
+    // Nothing changed is nothing asked for.
+    check("e enter", &[]);
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "e ctrl-u");
+    enter(&mut model, "4");
+    press(&mut model, "tab tab tab");
+    enter(&mut model, ", 9000:90");
+    let effects = press(&mut model, "enter");
+    let Some(Effect::Run(Command::ChangeVm { name, change })) = effects.first() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(
+        (name.as_str(), change.cpus, change.memory_mib, change.disk_gib),
+        ("api", Some(4), None, None)
+    );
+    assert_eq!((change.add_ports.len(), change.remove_ports.len()), (1, 0));
+    assert_eq!(change.add_ports[0].host_port, 9000);
+    // Disks only grow.
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "e tab tab ctrl-u");
+    enter(&mut model, "1G");
+    assert_eq!(commands(press(&mut model, "enter")), Vec::<String>::new());
+}
+
+#[test]
+fn what_failed_is_done_again() {
+    check("4 j j j j j r", &["pull registry.example.org/team/app:latest"]);
+    check("4 r", &[]);
+}
+
+#[test]
 fn what_is_in_use_is_not_deleted() {
     let mut model = sample::model(busy(), 80, 24);
     assert_eq!(commands(press(&mut model, "2 D y")), Vec::<String>::new());

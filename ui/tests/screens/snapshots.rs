@@ -126,6 +126,16 @@ fn the_log() {
 }
 
 #[test]
+fn the_log_filtered() {
+    check("log-filter", busy, |model| {
+        let next = vmdeck_engine::snapshot::Snapshot { operations: pulls(30).operations, ..busy() };
+        update(model, NOW + 60_000, Msg::Snapshot(next.into()));
+        press(model, "5 /");
+        enter(model, "app-1 !app-11");
+    });
+}
+
+#[test]
 fn a_filter_being_typed() {
     check("filter", busy, |model| {
         press(model, "/");
@@ -190,6 +200,55 @@ fn pulling_an_image() {
         press(model, "2 p");
         enter(model, "registry.example.org/team/app:2");
     });
+}
+
+#[test]
+fn promoting_a_registered_image() {
+    check("promote-image", busy, |model| drop(press(model, "2 j j j P")));
+}
+
+#[test]
+fn making_an_image_of_a_machine() {
+    check("promote-vm", busy, |model| drop(press(model, "j P")));
+}
+
+#[test]
+fn a_mistake_when_registering() {
+    check("register", busy, |model| {
+        press(model, "2 t");
+        enter(model, "golden");
+        press(model, "tab");
+        enter(model, "~/golden.ext4");
+        press(model, "enter");
+    });
+}
+
+#[test]
+fn exporting() {
+    check("export", busy, |model| drop(press(model, "2 x tab right")));
+}
+
+#[test]
+fn a_reference_of_the_catalog() {
+    check("pull-catalog", busy, |model| {
+        update(model, NOW, Msg::Catalog(sample::catalog()));
+        press(model, "2 p");
+        enter(model, "al");
+        press(model, "down");
+    });
+}
+
+#[test]
+fn what_pruning_frees_is_shown_before() {
+    check("prune", busy, |model| {
+        press(model, "2 U a");
+        update(model, NOW, Msg::PrunePreview { all: true, report: Ok(sample::prunable()) });
+    });
+}
+
+#[test]
+fn settings_of_a_machine() {
+    check("edit-vm", busy, |model| drop(press(model, "e")));
 }
 
 #[test]

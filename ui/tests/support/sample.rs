@@ -12,6 +12,7 @@ use vmdeck_engine::doctor::{Check, CheckStatus, Report};
 use vmdeck_engine::error::{ErrorKind, ErrorReport};
 use vmdeck_engine::identifier::{ImageId, OperationId, VmId};
 use vmdeck_engine::image::record::{Image, ImageConfig, ImageFiles, ImageLayer};
+use vmdeck_engine::image::{CatalogEntry, PruneReport, PrunedItem, PrunedKind};
 use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::progress::{Progress, ProgressState, ProgressUnit};
 use vmdeck_engine::operation::record::{OperationKind, OperationPhase, OperationRecord, OperationState};
@@ -363,6 +364,35 @@ pub(crate) fn busy() -> Snapshot {
         ]),
         vms: Arc::new(vms),
         operations: Arc::new(operations),
+    }
+}
+
+/// Short names of images.
+pub(crate) fn catalog() -> Vec<CatalogEntry> {
+    let entry = |name: &str, description: &str, reference: &str| CatalogEntry {
+        name: name.into(),
+        description: description.into(),
+        reference: reference.into(),
+        origin: "built in".into(),
+    };
+    vec![
+        entry("alpine-edge", "Alpine Linux, rolling", "docker.io/library/alpine:edge"),
+        entry("almalinux", "AlmaLinux 9", "docker.io/library/almalinux:9"),
+        entry("debian-sid", "Debian unstable", "docker.io/library/debian:sid"),
+    ]
+}
+
+/// What freeing everything would free.
+pub(crate) fn prunable() -> PruneReport {
+    let item = |kind, name: &str, bytes| PrunedItem { kind, name: name.into(), bytes };
+    PruneReport {
+        dry_run: true,
+        items: vec![
+            item(PrunedKind::Image, "postgres", 438 << 20),
+            item(PrunedKind::Blob, &format!("sha256:{:064x}", 0x5b0c_u32), 48 << 20),
+            item(PrunedKind::PartialBlob, &format!("sha256:{:064x}", 0x77_u32), 9 << 20),
+        ],
+        bytes: 495 << 20,
     }
 }
 

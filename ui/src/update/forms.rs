@@ -1,0 +1,231 @@
+//! Forms: keys in them, and what is asked of the engine when they are sent.
+
+use crossterm::event::KeyCode;
+use vmdeck_engine::identifier::check_name;
+use vmdeck_engine::image::{ExportFormat, ExportImage, PromoteImage, RegisterImage};
+use vmdeck_engine::kernel::{ImportKernel, ImportSource, PullKernel};
+use vmdeck_engine::vm::ChangeVm;
+use vmdeck_engine::vm::record::{PortForward, Vm};
+
+use super::windows::Next;
+use crate::keymap::Key;
+use crate::message::{Command, Effect};
+use crate::model::Model;
+use crate::model::ask::{Ask, AskKind, Suggestion, of_catalog, suggestions};
+use crate::model::form::{Field, NewVmForm, number, ports, size_mib};
+
+/// The first mistake: its field and what is wrong.
+type Mistake = (usize, String);
+
+pub(super) fn ask_key(model: &Model, ask: &mut Ask, key: Key) -> Next {
+    let offered = ask_suggestions(model, ask).len();
+    match key.code {
+        KeyCode::Esc => return Next::Close,
+        KeyCode::Down | KeyCode::Up if moves(key.code, ask.suggestion, offered) => {
+            ask.suggestion = moved(key.code, ask.suggestion, offered);
+        }
+        KeyCode::Tab | KeyCode::Down => {
+            accept(model, ask);
+            ask.move_focus(1);
+        }
+        KeyCode::BackTab | KeyCode::Up => ask.move_focus(-1),
+        KeyCode::Enter => {
+            accept(model, ask);
+            match submit(model, ask) {
+                Ok(effect) => return Next::Then(vec![effect]),
+                Err((field, problem)) => (ask.focus, ask.error) = (field, Some((field, problem))),
+            }
+        }
+        KeyCode::Left if ask.step(-1) => {}
+        KeyCode::Right | KeyCode::Char(' ') if ask.step(1) => {}
+        _ => {
+            if ask.input_mut().is_some_and(|input| input.key(key)) {
+                (ask.error, ask.suggestion) = (None, None);
+            }
+        }
+    }
+    Next::Stay
+}
+
+/// What the field with the focus may mean.
+pub fn ask_suggestions<'a>(model: &'a Model, ask: &Ask) -> Vec<Suggestion<'a>> {
+    if !ask.suggests() {
+        return Vec::new();
+    }
+    suggestions(of_catalog(&model.catalog), ask.value(0))
+}
+
+fn accept(model: &Model, ask: &mut Ask) {
+    let name =
+        ask.suggestion.take().and_then(|at| Some(ask_suggestions(model, ask).get(at)?.name.to_owned()));
+    if let (Some(name), Some(input)) = (name, ask.input_mut()) {
+        input.set(name);
+    }
+}
+
+/// Whether an arrow key moves among the suggestions rather than to another field.
+fn moves(code: KeyCode, at: Option<usize>, offered: usize) -> bool {
+    at.is_some() || code == KeyCode::Down && offered > 0
+}
+
+fn moved(code: KeyCode, at: Option<usize>, offered: usize) -> Option<usize> {
+    match (code, at) {
+        (KeyCode::Down, None) => Some(0),
+        (KeyCode::Down, Some(at)) => Some((at + 1).min(offered.saturating_sub(1))),
+        (_, Some(0) | None) => None,
+        (_, Some(at)) => Some(at - 1),
+    }
+}
+
+fn submit(model: &Model, ask: &Ask) -> Result<Effect, Mistake> {
+    let needed = |at: usize| {
+        let label = ask.fields.get(at).map_or("", |field| field.label).to_lowercase();
+        ask.given(at).ok_or_else(|| (at, format!("{label}: nothing was typed")))
+    };
+    let path = |at: usize| ask.given(at).map(|text| model.path(&text));
+    let new_image = |at: usize, name: Option<String>| match name {
+        Some(name) => image_name(model, &name).map(|()| Some(name)).map_err(|problem| (at, problem)),
+        None => Ok(None),
+    };
+    Ok(Effect::Run(match &ask.kind {
+        AskKind::PullImage => Command::PullImage { reference: needed(0)?, name: new_image(1, ask.given(1))? },
+        AskKind::RegisterImage => Command::RegisterImage(Box::new(RegisterImage {
+            name: new_image(0, Some(needed(0)?))?.unwrap_or_default(),
+            rootfs: model.path(&needed(1)?),
+            work_seed: path(2),
+            kernel: path(3),
+            initrd: path(4),
+            modules: path(5),
+            ..RegisterImage::default()
+        })),
+        AskKind::PromoteImage(image) => {
+            let name = ask.given(0).filter(|name| name != image);
+            Command::PromoteImage(PromoteImage { name: image.clone(), new_name: new_image(0, name)? })
+        }
+        AskKind::PromoteVm(vm) => {
+            let name = new_image(0, Some(needed(0)?))?.unwrap_or_default();
+            Command::PromoteVm { name: vm.clone(), new_name: name }
+        }
+        AskKind::ExportImage(image) => {
+            let format =
+                if ask.value(1) == "bundle" { ExportFormat::Bundle } else { ExportFormat::OciArchive };
+            let output = model.path(&needed(0)?);
+            Command::ExportImage(ExportImage { name: image.clone(), output, format })
+        }
+        AskKind::PullKernel => Command::PullKernel(PullKernel { source: needed(0)?, name: ask.given(1) }),
+        AskKind::ImportKernel => {
+            let from = match (ask.given(0), path(1)) {
+                (None, None) => ImportSource::Host,
+                (None, Some(_)) => return Err((0, "modules of which kernel?".into())),
+                (Some(deb), None) if deb.ends_with(".deb") => ImportSource::Deb(model.path(&deb)),
+                (Some(file), modules) => ImportSource::Files { vmlinuz: model.path(&file), modules },
+            };
+            Command::ImportKernel(ImportKernel { from, name: ask.given(2) })
+        }
+        AskKind::EditVm(id) => {
+            let vm = model.snapshot.vms.iter().find(|vm| vm.id == *id);
+            let vm = vm.ok_or_else(|| (0, "the machine is gone".to_owned()))?;
+            Command::ChangeVm { name: vm.name.clone(), change: Box::new(change(vm, ask)?) }
+        }
+        AskKind::SaveLog => {
+            return Ok(Effect::SaveLog(model.path(&needed(0)?), model.log.text(&model.time_zone)));
+        }
+    }))
+}
+
+fn image_name(model: &Model, name: &str) -> Result<(), String> {
+    check_name("an image", name)
+        .map_err(|error| error.hint().map_or_else(|| error.to_string(), str::to_owned))?;
+    if model.snapshot.images.iter().any(|image| image.name == name) {
+        return Err(format!("there is already an image named `{name}`"));
+    }
+    Ok(())
+}
+
+/// What differs from the machine's settings.
+fn change(vm: &Vm, ask: &Ask) -> Result<ChangeVm, Mistake> {
+    let settings = &vm.settings;
+    let cpus = number(ask.value(0)).map_err(|problem| (0, problem))?;
+    let memory =
+        size_mib(ask.value(1), 1).map_err(|problem| (1, format!("{problem}, such as 512M or 2G")))?;
+    let disk = size_mib(ask.value(2), 1024).map_err(|problem| (2, format!("{problem}, such as 20G")))?;
+    let disk = disk.map(|mebibytes| mebibytes.div_ceil(1024));
+    let wanted = ports(ask.value(3)).map_err(|problem| (3, problem))?;
+    let has = settings.disk_bytes.div_ceil(1 << 30);
+    if disk.is_some_and(|disk| disk < has) {
+        return Err((2, format!("it is {has}G already, and disks only grow")));
+    }
+    let without = |from: &[PortForward], other: &[PortForward]| {
+        from.iter().filter(|port| !other.contains(port)).cloned().collect()
+    };
+    let change = ChangeVm {
+        cpus: cpus.filter(|cpus| *cpus != settings.cpus),
+        memory_mib: memory.filter(|memory| *memory != settings.memory_mib),
+        disk_gib: disk.filter(|disk| *disk != has),
+        add_ports: without(&wanted, &settings.ports),
+        remove_ports: without(&settings.ports, &wanted),
+        ..ChangeVm::default()
+    };
+    let nothing = change.cpus.is_none()
+        && change.memory_mib.is_none()
+        && change.disk_gib.is_none()
+        && change.add_ports.is_empty()
+        && change.remove_ports.is_empty();
+    if nothing { Err((ask.focus, "nothing was changed".into())) } else { Ok(change) }
+}
+
+pub(super) fn new_vm_key(model: &Model, form: &mut NewVmForm, key: Key) -> Next {
+    let kernels = model.snapshot.kernels.len();
+    let offered = new_vm_suggestions(model, form).len();
+    match key.code {
+        KeyCode::Esc => return Next::Close,
+        KeyCode::Down | KeyCode::Up if moves(key.code, form.suggestion, offered) => {
+            form.suggestion = moved(key.code, form.suggestion, offered);
+        }
+        KeyCode::Tab | KeyCode::Down => {
+            accept_image(model, form);
+            form.move_focus(1);
+        }
+        KeyCode::BackTab | KeyCode::Up => form.move_focus(-1),
+        KeyCode::Enter => {
+            accept_image(model, form);
+            match form.request(&model.snapshot) {
+                Ok(request) => {
+                    let command = Command::CreateVm { request: Box::new(request), start: form.start };
+                    return Next::Then(vec![Effect::Run(command)]);
+                }
+                Err((field, problem)) => (form.focus, form.error) = (field, Some((field, problem))),
+            }
+        }
+        KeyCode::Left if form.focus.is_choice() => form.step(-1, kernels),
+        KeyCode::Right | KeyCode::Char(' ') if form.focus.is_choice() => form.step(1, kernels),
+        _ => {
+            let focus = form.focus;
+            if form.input_mut(focus).is_some_and(|input| input.key(key)) {
+                (form.error, form.suggestion) = (None, None);
+            }
+        }
+    }
+    Next::Stay
+}
+
+/// What the image field may mean: images that are here, then the catalog.
+pub fn new_vm_suggestions<'a>(model: &'a Model, form: &NewVmForm) -> Vec<Suggestion<'a>> {
+    if form.focus != Field::Image || form.local_image(&model.snapshot).is_some() {
+        return Vec::new();
+    }
+    let images = model.snapshot.images.iter();
+    let local = images
+        .map(|image| Suggestion { name: &image.name, detail: image.reference.as_deref().unwrap_or("") });
+    let local_name = |name: &str| model.snapshot.images.iter().any(|image| image.name == name);
+    let catalog = of_catalog(&model.catalog).filter(|entry| !local_name(entry.name));
+    suggestions(local.chain(catalog), form.image.text())
+}
+
+fn accept_image(model: &Model, form: &mut NewVmForm) {
+    let name =
+        form.suggestion.take().and_then(|at| Some(new_vm_suggestions(model, form).get(at)?.name.to_owned()));
+    if let Some(name) = name {
+        form.image.set(name);
+    }
+}

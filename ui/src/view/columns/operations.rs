@@ -1,0 +1,156 @@
+//! Columns of the operations.
+
+use vmdeck_engine::operation::record::OperationState;
+use vmdeck_engine::snapshot::OperationView;
+
+use crate::format::{Bytes, Span, Took, between};
+use crate::model::rates::time_left;
+use crate::text;
+use crate::view::progress;
+use crate::view::table::{self, Column};
+
+pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
+    Column {
+        title: "OPERATION",
+        min: 15,
+        max: 16,
+        rank: 0,
+        right: false,
+        sort: Some(2),
+        measure: None,
+        paint: |cell, view| {
+            let (glyph, style) = progress::look(cell.model, view.record.state);
+            cell.glyph(glyph, style);
+            cell.skip(1);
+            cell.name(view.record.kind.as_str());
+        },
+    },
+    Column {
+        title: "TARGET",
+        min: 12,
+        max: 44,
+        rank: 1,
+        right: false,
+        sort: Some(3),
+        measure: Some(|view| text::width(&view.record.target)),
+        paint: |cell, view| {
+            let style = cell.model.theme.text;
+            cell.text(&view.record.target, style);
+        },
+    },
+    Column {
+        title: "PROGRESS",
+        min: 18,
+        max: 28,
+        rank: 2,
+        right: false,
+        sort: None,
+        measure: None,
+        paint: operation_progress,
+    },
+    Column {
+        title: "RATE",
+        min: 11,
+        max: 11,
+        rank: 4,
+        right: true,
+        sort: None,
+        measure: None,
+        paint: |cell, view| {
+            if let Some(rate) = cell.model.rates.of_operation(view) {
+                let style = cell.model.theme.text;
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                cell.format(format_args!("{}/s", Bytes(rate as u64)), style);
+            }
+        },
+    },
+    Column {
+        title: "LEFT",
+        min: 6,
+        max: 6,
+        rank: 5,
+        right: true,
+        sort: None,
+        measure: None,
+        paint: |cell, view| {
+            let (done, total) = view.progress.bytes();
+            let rate = cell.model.rates.of_operation(view);
+            if let (OperationState::Running, Some(left)) = (view.record.state, time_left(done, total, rate)) {
+                let style = cell.model.theme.dim;
+                cell.format(format_args!("{}", Span(left)), style);
+            }
+        },
+    },
+    Column {
+        title: "TOOK",
+        min: 10,
+        max: 10,
+        rank: 3,
+        right: true,
+        sort: None,
+        measure: None,
+        paint: |cell, view| {
+            let record = &view.record;
+            let running = record.state == OperationState::Running;
+            let style = if running { cell.model.theme.text } else { cell.model.theme.dim };
+            let took = between(record.started_at, record.ended_at.unwrap_or(cell.model.now));
+            if running {
+                cell.format(format_args!("{}", Span(i64::try_from(took).unwrap_or(i64::MAX))), style);
+            } else {
+                cell.format(format_args!("{}", Took(took)), style);
+            }
+        },
+    },
+    Column {
+        title: "BEGAN",
+        min: 8,
+        max: 8,
+        rank: 6,
+        right: true,
+        sort: Some(1),
+        measure: None,
+        paint: |cell, view| {
+            let style = cell.model.theme.dim;
+            cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
+        },
+    },
+];
+
+fn operation_progress(cell: &mut table::Cell<'_, '_>, view: &OperationView) {
+    let model = cell.model;
+    let theme = &model.theme;
+    let record = &view.record;
+    match record.state {
+        OperationState::Running => {
+            let phase = progress::phase(view).unwrap_or("");
+            if record.cancel_requested {
+                cell.text("cancelling", theme.warning);
+                return;
+            }
+            match progress::whole(&view.progress) {
+                Some((done, total, _)) if total > 0 => {
+                    let bar = cell.width().saturating_sub(16).clamp(5, 12);
+                    let full = progress::filled(done, total, bar);
+                    cell.repeat(full, model.glyphs.bar_done, theme.bar_done);
+                    cell.repeat(bar - full, model.glyphs.bar_rest, theme.bar_rest);
+                    cell.format(
+                        format_args!(" {:>3}% ", progress::percent(done, total).unwrap_or(0)),
+                        theme.text,
+                    );
+                    cell.text(phase, theme.dim);
+                }
+                Some((done, _, vmdeck_engine::operation::progress::ProgressUnit::Bytes)) => {
+                    cell.format(format_args!("{} ", Bytes(done)), theme.text);
+                    cell.text(phase, theme.dim);
+                }
+                _ => cell.text(phase, theme.text),
+            }
+        }
+        OperationState::Done => cell.text("done", theme.dim),
+        OperationState::Failed | OperationState::Interrupted => {
+            let message = record.error.as_ref().map_or(record.state.as_str(), |error| error.message.as_str());
+            cell.text(message, theme.bad);
+        }
+        OperationState::Cancelled => cell.text("cancelled", theme.warning),
+    }
+}
