@@ -17,6 +17,7 @@ pub mod keys;
 pub mod lock;
 pub mod network;
 pub mod operation;
+mod pieces;
 pub mod process;
 pub mod readiness;
 pub mod rootfs;

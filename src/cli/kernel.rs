@@ -14,14 +14,35 @@ pub(crate) enum KernelCommand {
     Show { name: String },
 
     /// Get a kernel and make it bootable
+    ///
+    /// SOURCE is a name that `vmdeck kernel catalog` shows, `apt:PACKAGE[=VERSION]` (from the package
+    /// archive this host is configured for), `https://…@sha256:DIGEST` (a package, an archive, a
+    /// bzImage or a vmlinux), `docker://NAME[:TAG]`, `oci:DIR[:TAG]` or `oci-archive:FILE[:TAG]` (an
+    /// image that holds a kernel).
     Pull {
-        /// `apt:PACKAGE`: the newest such package of the archive this host is configured for
+        /// Where to get it
         #[arg(value_name = "SOURCE", default_value = vmdeck_engine::kernel::DEFAULT_SOURCE)]
         source: String,
 
         /// What to call it here; its release otherwise
         #[arg(long)]
         name: Option<String>,
+
+        /// Allow plain HTTP for a host that is not on the loopback interface
+        #[arg(long)]
+        plain_http: bool,
+    },
+
+    /// Kernels that are known, and whether they are here or newer ones are to be had
+    Catalog,
+
+    /// Write a kernel to an OCI archive, to be pushed to a registry or pulled on another host
+    Export {
+        name: String,
+
+        /// `oci-archive:FILE[:TAG]`; the file must not be there yet
+        #[arg(long, value_name = "REFERENCE")]
+        to: String,
     },
 
     /// Make a kernel of files on this host

@@ -1,7 +1,7 @@
 //! `vmdeck kernel …`
 
 use vmdeck_engine::kernel::record::Kernel;
-use vmdeck_engine::kernel::{ImportKernel, ImportSource, PullKernel};
+use vmdeck_engine::kernel::{CatalogItem, ExportKernel, ImportKernel, ImportSource, PullKernel};
 use vmdeck_engine::{Error, Result};
 
 use super::output::{Fields, Table, ago, time};
@@ -23,9 +23,21 @@ pub(super) async fn run(context: &Context, command: KernelCommand) -> Outcome {
                 context.output.text(&fields(&kernel))?;
             }
         }
-        KernelCommand::Pull { source, name } => {
-            let kernel = context.follow(kernels.pull(PullKernel { source, name }, None)).await?;
+        KernelCommand::Pull { source, name, plain_http } => {
+            let kernel = context.follow(kernels.pull(PullKernel { source, name, plain_http }, None)).await?;
             got(context, &kernel)?;
+        }
+        KernelCommand::Catalog => {
+            let items = kernels.catalog().await?;
+            if !context.output.json(&items)? {
+                context.output.text(&catalog_table(&items))?;
+            }
+        }
+        KernelCommand::Export { name, to } => {
+            let exported = context.follow(kernels.export(ExportKernel { name, to }, None)).await?;
+            if !context.output.json(&exported)? {
+                context.output.text(&format!("{}\n", exported.path.display()))?;
+            }
         }
         KernelCommand::Import(arguments) => {
             let request = ImportKernel { name: arguments.name.clone(), from: source(arguments)? };
@@ -82,6 +94,23 @@ fn table(kernels: &[Kernel]) -> String {
     table.render()
 }
 
+fn catalog_table(items: &[CatalogItem]) -> String {
+    let mut table = Table::new(["NAME", "ARCH", "VERSION", "STATE", "INSTALLED", "NOTE"]);
+    for item in items {
+        let exact =
+            item.available.as_deref().and_then(|exact| exact.rsplit_once('=')).map(|(_, version)| version);
+        table.row([
+            item.entry.name.clone(),
+            item.entry.architecture.clone(),
+            item.entry.version.as_deref().or(exact).unwrap_or("-").to_owned(),
+            item.state.as_str().to_owned(),
+            if item.installed.is_empty() { "-".to_owned() } else { item.installed.join(" ") },
+            item.entry.note.clone(),
+        ]);
+    }
+    table.render()
+}
+
 fn fields(kernel: &Kernel) -> String {
     let mut fields = Fields::default();
     fields
@@ -89,6 +118,7 @@ fn fields(kernel: &Kernel) -> String {
         .add("release", &kernel.release)
         .add("architecture", &kernel.architecture)
         .add("source", &kernel.source)
+        .add_some("asked for", kernel.requested.clone())
         .add("created", time(kernel.created_at))
         .add("vmlinux", kernel.vmlinux.display().to_string())
         .add("initrd", kernel.initrd.display().to_string())

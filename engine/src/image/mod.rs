@@ -9,33 +9,33 @@
 //! a whole, files and row, or not at all: see [`publish`] and [`remove`]. How a tree becomes a file
 //! system is the business of [`crate::rootfs`].
 
-mod blobs;
+pub(crate) mod blobs;
 pub mod bundle;
 mod catalog;
 mod copy;
 mod digest;
 mod export;
-mod flatten;
+pub(crate) mod flatten;
 mod inspect;
 mod manifest;
 mod oci_archive;
-mod output;
+pub(crate) mod output;
 mod promote;
 mod promote_disk;
 mod prune;
 mod publish;
-mod pull;
+pub(crate) mod pull;
 pub mod record;
 mod reference;
 mod register;
-mod registry;
+pub(crate) mod registry;
 mod remove;
 pub mod seed;
 mod settings;
-mod source;
+pub(crate) mod source;
 mod space;
 pub(crate) mod text;
-mod transfer;
+pub(crate) mod transfer;
 
 use std::sync::Arc;
 

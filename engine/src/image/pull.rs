@@ -20,6 +20,7 @@ use super::publish::{Replacing, share};
 use super::record::{Image, ImageLayer};
 use super::reference::{BundleLocation, ImageReference};
 use super::registry::client::RegistryClient;
+use super::settings::Settings;
 use super::source::archive::TarIndex;
 use super::source::docker_archive::DockerArchiveSource;
 use super::source::layout::{Files, LayoutSource};
@@ -68,7 +69,9 @@ impl ImageService {
         }
 
         let staging = Staging::create(&self.shared.data, operation.id()).await?;
-        let source = self.open_source(&reference, &request, staging.path().to_owned()).await?;
+        let scratch = staging.path().to_owned();
+        let settings = self.shared.settings.clone();
+        let source = open_source(reference.clone(), request.plain_http, settings, scratch).await?;
         let resolving = source.resolve(&self.shared.settings.platform);
         let resolved = cancel.run_until_cancelled(resolving).await.ok_or_else(Error::cancelled)??;
         operation.log(format!("{} is {}", request.reference, resolved.digest)).await;
@@ -202,40 +205,6 @@ impl ImageService {
         }
     }
 
-    /// Opens what a reference points at. `scratch` takes what has to be unpacked to be read.
-    async fn open_source(
-        &self,
-        reference: &ImageReference,
-        request: &PullImage,
-        scratch: PathBuf,
-    ) -> Result<Arc<dyn Source>> {
-        let (reference, plain_http) = (reference.clone(), request.plain_http);
-        let settings = self.shared.settings.clone();
-        blocking(move || {
-            Ok(match reference {
-                ImageReference::Registry(reference) => Arc::new(RegistrySource::new(RegistryClient::new(
-                    reference,
-                    plain_http,
-                    settings.credentials,
-                    settings.patience,
-                )?)) as Arc<dyn Source>,
-                ImageReference::Layout { directory, tag } => {
-                    Arc::new(LayoutSource::new(Files::Folder(directory), tag))
-                }
-                ImageReference::OciArchive { file, tag } => {
-                    Arc::new(LayoutSource::new(Files::Archive(TarIndex::open_file(&file, &scratch)?), tag))
-                }
-                ImageReference::DockerArchive { file, tag } => {
-                    Arc::new(DockerArchiveSource::new(TarIndex::open_file(&file, &scratch)?, tag.as_deref())?)
-                }
-                ImageReference::Bundle(..) => {
-                    return Err(Error::usage("a bundle has no layers"));
-                }
-            })
-        })
-        .await
-    }
-
     /// Refuses before bytes land what can never fit.
     ///
     /// How large layers are when unpacked is not known before; what is demanded is what packed tars
@@ -282,4 +251,36 @@ pub(super) fn default_name(text: &str, reference: &ImageReference) -> String {
 fn create_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir(folder)
         .map_err(|error| Error::io(format!("cannot create `{}`", folder.display()), error))
+}
+
+/// Opens what a reference points at. `scratch` takes what has to be unpacked to be read.
+pub(crate) async fn open_source(
+    reference: ImageReference,
+    plain_http: bool,
+    settings: Settings,
+    scratch: PathBuf,
+) -> Result<Arc<dyn Source>> {
+    blocking(move || {
+        Ok(match reference {
+            ImageReference::Registry(reference) => Arc::new(RegistrySource::new(RegistryClient::new(
+                reference,
+                plain_http,
+                settings.credentials,
+                settings.patience,
+            )?)) as Arc<dyn Source>,
+            ImageReference::Layout { directory, tag } => {
+                Arc::new(LayoutSource::new(Files::Folder(directory), tag))
+            }
+            ImageReference::OciArchive { file, tag } => {
+                Arc::new(LayoutSource::new(Files::Archive(TarIndex::open_file(&file, &scratch)?), tag))
+            }
+            ImageReference::DockerArchive { file, tag } => {
+                Arc::new(DockerArchiveSource::new(TarIndex::open_file(&file, &scratch)?, tag.as_deref())?)
+            }
+            ImageReference::Bundle(..) => {
+                return Err(Error::usage("a bundle has no layers"));
+            }
+        })
+    })
+    .await
 }

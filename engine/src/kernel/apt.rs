@@ -7,6 +7,7 @@
 mod command;
 mod package;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,19 @@ async fn resolve_with_own_lists(
         // When the lists could not be fetched, that is why the package was not found.
         Err(error) => Err(explain(spec, update.err().map_or(error, PackageError::Command))),
     }
+}
+
+/// The exact kernels behind packages, by the packages' specs, as far as the host's lists tell. Nothing
+/// is fetched; a host without apt has none.
+pub(super) async fn look_up(specs: &[PackageSpec], folder: &Path) -> Result<HashMap<String, String>> {
+    let (host, cancel) = (Apt::host(folder)?, CancellationToken::new());
+    let mut found = HashMap::new();
+    for spec in specs {
+        if let Ok(packages) = closure(&host, spec, &cancel).await {
+            found.insert(spec.to_string(), Resolved { apt: host.clone(), packages }.exact_name());
+        }
+    }
+    Ok(found)
 }
 
 /// Fetches the packages of a kernel; returns their files.

@@ -15,7 +15,6 @@ mod tree;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -30,8 +29,10 @@ use super::modules::depmod;
 use super::modules::module::Module;
 use super::modules::set::ModuleSet;
 use super::source::{ModuleFile, Part, Reading, Sink, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorReport, Result};
 
+/// Name of the build configuration in a kernel's folder; not every kernel has one.
+pub(super) const CONFIGURATION: &str = "config";
 /// The largest module, uncompressed, in bytes.
 const LARGEST_MODULE: u64 = 512 << 20;
 /// Parts that wait for a worker. Each is one file in memory.
@@ -54,6 +55,8 @@ pub(super) struct Assembled {
 struct Gathered {
     image: Option<Image>,
     configuration: Option<Configuration>,
+    /// The text of a `config-*` file.
+    configuration_text: Option<Vec<u8>>,
     /// Release that the name of the modules' folder tells.
     folder_release: Option<String>,
     modules: Vec<Module>,
@@ -87,7 +90,7 @@ struct Lists {
 }
 
 /// Makes the files of a kernel in `folder`. Blocks; obeys the cancel token of `reading`.
-pub(super) fn assemble(source: &Source, folder: &Path, reading: Reading<'_>) -> Result<Assembled> {
+pub(super) fn assemble(source: Source, folder: &Path, reading: Reading<'_>) -> Result<Assembled> {
     let modules_path = folder.join("modules.ext4");
     let fail = |error| Error::io(format!("cannot create `{}`", modules_path.display()), error);
     let file = File::options().read(true).write(true).create_new(true).open(&modules_path).map_err(fail)?;
@@ -119,6 +122,9 @@ pub(super) fn assemble(source: &Source, folder: &Path, reading: Reading<'_>) -> 
     let initrd = initrd::build(&initrd_modules)
         .map_err(|error| Error::failed("cannot make the initrd").with_source(error))?;
     write(&folder.join("initrd"), &initrd)?;
+    if let Some(text) = &gathered.configuration_text {
+        write(&folder.join(CONFIGURATION), text)?;
+    }
 
     let mut warnings: Vec<String> = image.warning.into_iter().collect();
     warnings.extend(drivers.warnings);
@@ -142,9 +148,9 @@ pub(super) fn assemble(source: &Source, folder: &Path, reading: Reading<'_>) -> 
 }
 
 /// Reads the source, with workers that take its parts apart.
-fn gather(source: &Source, folder: &Path, formatter: &Formatter, reading: Reading<'_>) -> Result<Gathered> {
+fn gather(source: Source, folder: &Path, formatter: &Formatter, reading: Reading<'_>) -> Result<Gathered> {
     let gathered = Mutex::new(Gathered::default());
-    let failed = AtomicBool::new(false);
+    let failed = Mutex::new(None);
     let (sender, receiver) = sync_channel(QUEUE);
     let receiver = Mutex::new(receiver);
     let threads = thread::available_parallelism().map_or(2, |count| count.get().clamp(1, 4));
@@ -167,10 +173,7 @@ fn gather(source: &Source, folder: &Path, formatter: &Formatter, reading: Readin
         for worker in workers {
             let ended =
                 worker.join().unwrap_or_else(|_| Err(Error::failed("a thread of the import panicked")));
-            // A worker's own error says more than that the queue was closed.
-            if ended.is_err() {
-                result = ended;
-            }
+            result = result.and(ended);
         }
         result
     })?;
@@ -180,7 +183,8 @@ fn gather(source: &Source, folder: &Path, formatter: &Formatter, reading: Readin
 /// The sending end of the queue.
 struct Queue<'a> {
     sender: SyncSender<Part>,
-    failed: &'a AtomicBool,
+    /// Guards what went wrong in a worker, for the reader of the source to end with.
+    failed: &'a Mutex<Option<ErrorReport>>,
     reading: Reading<'a>,
 }
 
@@ -189,10 +193,10 @@ impl Sink for Queue<'_> {
         if self.reading.cancel.is_cancelled() {
             return Err(Error::cancelled());
         }
-        if self.failed.load(Ordering::Relaxed) || self.sender.send(part).is_err() {
-            return Err(Error::failed("the import of the kernel failed"));
+        if let Some(report) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Err(report.into());
         }
-        Ok(())
+        self.sender.send(part).map_err(|_| Error::failed("the threads of the import ended"))
     }
 }
 
@@ -207,15 +211,15 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// Works until the queue is closed. After an error it goes on taking parts, so that the reader
     /// never waits for a queue that nobody empties.
-    fn run(mut self, queue: &Mutex<Receiver<Part>>, failed: &AtomicBool) -> Result<()> {
+    fn run(mut self, queue: &Mutex<Receiver<Part>>, failed: &Mutex<Option<ErrorReport>>) -> Result<()> {
         let mut result = Ok(());
         loop {
             let part = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(part) = part else { break };
             if result.is_ok() {
                 result = self.take(part);
-                if result.is_err() {
-                    failed.store(true, Ordering::Relaxed);
+                if let Err(error) = &result {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.report());
                 }
             }
         }
@@ -229,7 +233,10 @@ impl Worker<'_> {
             Part::Configuration(text) => {
                 let configuration = Configuration::parse(&text);
                 let mut gathered = self.gathered();
-                gathered.configuration = configuration.or(gathered.configuration.take());
+                if configuration.is_some() {
+                    gathered.configuration = configuration;
+                    gathered.configuration_text = Some(text);
+                }
                 Ok(())
             }
             Part::Module(file) => self.take_module_file(file),

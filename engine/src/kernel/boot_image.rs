@@ -219,7 +219,11 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::kernel) fn vmlinux(pvh: bool) -> Vec<u8> {
-        let text = b"Linux version %s\0Linux version 6.12.1+deb12-cloud (x)\0".to_vec();
+        vmlinux_of("6.12.1+deb12-cloud", pvh)
+    }
+
+    pub(in crate::kernel) fn vmlinux_of(release: &str, pvh: bool) -> Vec<u8> {
+        let text = format!("Linux version %s\0Linux version {release} (x)\0").into_bytes();
         elf::tests::build(&[(".rodata", 1, 0, text)], pvh)
     }
 

@@ -1,7 +1,7 @@
-//! Kernels: list, show, pull, import, delete.
+//! Kernels: list, show, pull, import, export, delete, catalog.
 //!
 //! ```text
-//! apt / package / files / this host ─▶ source ─parts─▶ assemble ─▶ staging folder ─▶ publish
+//! apt / URL / image / package / files / this host ─▶ source ─parts─▶ assemble ─▶ staging folder ─▶ publish
 //! ```
 //!
 //! A kernel is a `vmlinux` that the hypervisor enters directly, an initrd with our init and the few
@@ -11,14 +11,17 @@
 mod apt;
 mod assemble;
 mod boot_image;
+mod catalog;
 mod configuration;
 mod create;
 mod decompress;
 mod elf;
+mod export;
 mod host;
 mod initrd;
 mod modules;
 mod publish;
+mod pull;
 pub mod record;
 mod renew;
 mod source;
@@ -31,10 +34,14 @@ use std::sync::Arc;
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
+use crate::image::Settings;
 use crate::lock::KeyedLocks;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
+pub use catalog::{CatalogEntry, CatalogItem, CatalogState};
+pub use export::{ExportKernel, ExportedKernel};
+pub use pull::SOURCES;
 use record::Kernel;
 
 /// The service: a cheap handle.
@@ -52,6 +59,7 @@ struct Shared {
     pulls: KeyedLocks,
     /// One renewal at a time of one kernel's initrd.
     renewals: KeyedLocks,
+    settings: Settings,
 }
 
 /// The kernel package that is pulled when a machine needs a kernel and there is none.
@@ -60,10 +68,12 @@ pub const DEFAULT_SOURCE: &str = "apt:linux-image-cloud-amd64";
 /// What to pull.
 #[derive(Clone, Debug, Default)]
 pub struct PullKernel {
-    /// `apt:PACKAGE`, …
+    /// One of [`SOURCES`].
     pub source: String,
     /// Name of the new kernel; its release by default.
     pub name: Option<String>,
+    /// Allow plain HTTP also when the host is not this one.
+    pub plain_http: bool,
 }
 
 /// A kernel that lies on this host.
@@ -88,9 +98,19 @@ pub enum ImportSource {
 
 impl KernelService {
     pub fn new(data: DataDirectory, store: Store, operations: Operations) -> Self {
+        Self::with_settings(data, store, operations, default_settings())
+    }
+
+    /// `settings` are those of image pulls, with the catalog of kernels.
+    pub fn with_settings(
+        data: DataDirectory,
+        store: Store,
+        operations: Operations,
+        settings: Settings,
+    ) -> Self {
         let pulls = KeyedLocks::new(data.locks(), "kernel-pull");
         let renewals = KeyedLocks::new(data.locks(), "kernel-initrd");
-        Self { shared: Arc::new(Shared { data, store, operations, pulls, renewals }) }
+        Self { shared: Arc::new(Shared { data, store, operations, pulls, renewals, settings }) }
     }
 
     /// Newest first.
@@ -114,7 +134,20 @@ impl KernelService {
     pub fn pull(&self, request: PullKernel, parent: Option<&Operation>) -> Task<Kernel> {
         let (target, shared) = (request.source.clone(), Arc::clone(&self.shared));
         self.shared.operations.spawn(OperationKind::KernelPull, target, parent, |operation| async move {
-            create::pull(&shared, request, &operation).await
+            pull::pull(&shared, request, &operation).await
+        })
+    }
+
+    /// The kernels there are to be had, and how they stand. Fetches nothing.
+    pub async fn catalog(&self) -> Result<Vec<CatalogItem>> {
+        catalog::list(&self.shared, &self.list().await?).await
+    }
+
+    /// Writes a kernel to an OCI archive, for a registry or another host to pull it from.
+    pub fn export(&self, request: ExportKernel, parent: Option<&Operation>) -> Task<ExportedKernel> {
+        let (target, shared) = (request.name.clone(), Arc::clone(&self.shared));
+        self.shared.operations.spawn(OperationKind::KernelExport, target, parent, |operation| async move {
+            export::export(&shared, request, &operation).await
         })
     }
 
@@ -137,7 +170,8 @@ impl KernelService {
             let sound = kernels.iter().position(|kernel| kernel.warnings.is_empty());
             return Ok(kernels.swap_remove(sound.unwrap_or(0)));
         }
-        self.pull(PullKernel { source: DEFAULT_SOURCE.into(), name: None }, Some(parent)).wait().await
+        let request = PullKernel { source: DEFAULT_SOURCE.into(), ..PullKernel::default() };
+        self.pull(request, Some(parent)).wait().await
     }
 
     /// The kernel with an initrd that holds this vmdeck's guest binary; one of an earlier vmdeck is
@@ -165,6 +199,10 @@ impl fmt::Display for ImportSource {
             Self::Host => f.write_str("this host's kernel"),
         }
     }
+}
+
+fn default_settings() -> Settings {
+    Settings { catalog: catalog::user_file(), ..Settings::default() }
 }
 
 fn unknown(name: &str) -> Error {

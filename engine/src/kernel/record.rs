@@ -15,6 +15,9 @@ pub struct Kernel {
     pub architecture: String,
     /// Where it came from: `apt:linux-image-…`, `deb:FILE`, `host`, ….
     pub source: String,
+    /// What was asked for, where that was something else: a meta package, a name of the catalog.
+    #[serde(default)]
+    pub requested: Option<String>,
     pub created_at: Milliseconds,
     /// Uncompressed ELF image with a PVH entry, or the bzImage where none could be extracted.
     pub vmlinux: PathBuf,

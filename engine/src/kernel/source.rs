@@ -1,18 +1,23 @@
-//! Where the parts of a kernel come from: packages, an unpacked tree, single files.
+//! Where the parts of a kernel come from: packages, archives, streams, an unpacked tree, single files.
 //!
 //! A source is read once, front to back, and hands its parts to a [`Sink`] as it meets them; nothing
 //! is unpacked to disk. Everything read is bounded in number and size.
 
 pub(super) mod ar;
 mod deb;
+mod file;
+mod stream;
+mod tar;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
-use crate::operation::progress::ProgressPart;
 use tokio_util::sync::CancellationToken;
 use vmdeck_ext4::Timestamp;
+
+use super::boot_image::is_release;
+use crate::error::Result;
+use crate::operation::progress::ProgressPart;
 
 /// The most files a kernel may have.
 const MOST_FILES: usize = 100_000;
@@ -21,11 +26,17 @@ const MOST_BYTES: u64 = 8 << 30;
 /// The largest single file, in bytes. The largest modules of stock kernels have 30 MiB.
 const LARGEST_FILE: u64 = 512 << 20;
 
+pub(super) use stream::TarStream;
+
 /// Something to read a kernel from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Source {
     /// Debian packages that together hold one kernel.
     Debs(Vec<PathBuf>),
+    /// A tar archive of `boot/` and `lib/modules/`, however it is compressed.
+    Tar(PathBuf),
+    /// Such archives as they arrive, one after the other.
+    Streams(Vec<TarStream>),
     /// A kernel image, with its configuration and `lib/modules/<release>` where there are such.
     Files { image: PathBuf, configuration: Option<PathBuf>, modules: Option<PathBuf> },
 }
@@ -70,19 +81,25 @@ impl Source {
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         match self {
             Self::Debs(paths) => paths.iter().map(|path| length(path)).sum(),
+            Self::Tar(path) => length(path),
+            Self::Streams(_) => 0,
             Self::Files { image, modules, .. } => length(image) + modules.as_deref().map_or(0, tree::size),
         }
     }
 
     /// Reads all of it. Blocks.
-    pub(super) fn read(&self, reading: Reading<'_>, sink: &mut dyn Sink) -> Result<()> {
+    pub(super) fn read(self, reading: Reading<'_>, sink: &mut dyn Sink) -> Result<()> {
+        let mut budget = Budget::default();
         match self {
             Self::Debs(paths) => {
-                let mut budget = Budget::default();
                 paths.iter().try_for_each(|path| deb::read(path, reading, &mut budget, sink))
             }
+            Self::Tar(path) => file::read_tar(&path, reading, &mut budget, sink),
+            Self::Streams(streams) => {
+                streams.into_iter().try_for_each(|stream| stream.read(reading, &mut budget, sink))
+            }
             Self::Files { image, configuration, modules } => {
-                tree::read(image, configuration.as_deref(), modules.as_deref(), reading, sink)
+                tree::read(&image, configuration.as_deref(), modules.as_deref(), reading, &mut budget, sink)
             }
         }
     }
@@ -155,8 +172,6 @@ impl<'a> Place<'a> {
         }
     }
 }
-
-use super::boot_image::is_release;
 
 /// Modules and the lists of the build; no links to source trees, no other images, no signatures.
 fn wanted_module_path(path: &str) -> bool {

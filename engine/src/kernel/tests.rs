@@ -1,6 +1,7 @@
 //! The service: with packages made here, and with the real package archive.
 
 mod archive;
+mod exchange;
 mod packages;
 mod sample;
 

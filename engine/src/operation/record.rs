@@ -61,6 +61,7 @@ stored_enum!(
         ImagePrune = "image prune",
         KernelPull = "kernel pull",
         KernelImport = "kernel import",
+        KernelExport = "kernel export",
         KernelDelete = "kernel delete",
         VmCreate = "vm create",
         VmStart = "vm start",

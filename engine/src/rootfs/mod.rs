@@ -192,6 +192,11 @@ pub struct LayerSink {
 }
 
 impl LayerSink {
+    /// A sink of another kind: whoever receives `bytes` tells by `result` how it went.
+    pub(crate) fn new(bytes: mpsc::Sender<Bytes>, result: oneshot::Receiver<Result<()>>) -> Self {
+        Self { bytes, result }
+    }
+
     /// Waits until the layer is written; call it after `bytes` was dropped. Resolves early with the
     /// error when the layer is damaged or hostile.
     pub async fn finish(self) -> Result<()> {

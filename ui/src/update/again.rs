@@ -20,7 +20,9 @@ fn command(record: &OperationRecord) -> Option<Command> {
     let name = record.target.clone();
     match record.kind {
         OperationKind::ImagePull => Some(Command::PullImage { reference: name, name: None }),
-        OperationKind::KernelPull => Some(Command::PullKernel(PullKernel { source: name, name: None })),
+        OperationKind::KernelPull => {
+            Some(Command::PullKernel(PullKernel { source: name, ..PullKernel::default() }))
+        }
         OperationKind::VmStart => Some(Command::StartVm { name }),
         OperationKind::VmStop => Some(Command::StopVm { name, force: false }),
         OperationKind::VmRestart => Some(Command::RestartVm { name }),

@@ -112,7 +112,9 @@ fn submit(model: &Model, ask: &Ask) -> Result<Effect, Mistake> {
             let output = model.path(&needed(0)?);
             Command::ExportImage(ExportImage { name: image.clone(), output, format })
         }
-        AskKind::PullKernel => Command::PullKernel(PullKernel { source: needed(0)?, name: ask.given(1) }),
+        AskKind::PullKernel => {
+            Command::PullKernel(PullKernel { source: needed(0)?, name: ask.given(1), plain_http: false })
+        }
         AskKind::ImportKernel => {
             let from = match (ask.given(0), path(1)) {
                 (None, None) => ImportSource::Host,

@@ -138,6 +138,7 @@ pub(crate) fn kernel(name: &str, age: Milliseconds) -> Kernel {
         name: name.into(),
         release: name.into(),
         architecture: "amd64".into(),
+        requested: None,
         source: "apt:linux-image-cloud-amd64".into(),
         created_at: NOW - age,
         vmlinux: format!("/data/kernels/{name}/vmlinux").into(),

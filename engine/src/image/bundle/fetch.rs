@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use crate::image::registry::download::{Download, stream};
 use crate::image::space;
 use crate::operation::Operation;
 use crate::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
+use crate::pieces::Pieces;
 
 /// Pieces of a download that wait for the unpacker.
 const PIECES: usize = 16;
@@ -67,8 +67,7 @@ pub(crate) async fn fetch(request: FetchBundle) -> Result<FetchedBundle> {
         BundleLocation::Url(url) => {
             let (sender, receiver) = mpsc::channel(PIECES);
             let cancel = unpacking.cancel.clone();
-            let reader =
-                Counted { inner: Pieces { receiver, current: Bytes::new() }, part: Arc::clone(&part) };
+            let reader = Counted { inner: Pieces::new(receiver), part: Arc::clone(&part) };
             let unpacked = tokio::spawn(blocking(move || unpacking.run(reader)));
             let download = Download {
                 url: &url,
@@ -169,25 +168,5 @@ impl<R: Read> Read for Counted<R> {
         let read = self.inner.read(buffer)?;
         self.part.advance(read as u64);
         Ok(read)
-    }
-}
-
-/// A download as something to read from, on a thread that may block.
-struct Pieces {
-    receiver: mpsc::Receiver<Bytes>,
-    current: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.current = piece,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
     }
 }

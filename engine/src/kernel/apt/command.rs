@@ -59,7 +59,7 @@ pub(super) enum CommandError {
 }
 
 /// apt, with the package lists of the host or with our own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Apt {
     settings: PathBuf,
     options: Vec<String>,

@@ -48,7 +48,7 @@ impl PackageSpec {
             .with_hint("write `apt:NAME`, `apt:NAME=VERSION` or `apt:NAME/SUITE`"))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::kernel) fn as_str(&self) -> &str {
         &self.0
     }
 }

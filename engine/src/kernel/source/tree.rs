@@ -19,14 +19,14 @@ pub(super) fn read(
     configuration: Option<&Path>,
     modules: Option<&Path>,
     reading: Reading<'_>,
+    budget: &mut Budget,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let mut budget = Budget::default();
-    let content = read_file(image, reading, &mut budget)?;
+    let content = read_file(image, reading, budget)?;
     sink.take(Part::Image { release: None, content })?;
     if let Some(path) = configuration {
         // It only serves to warn.
-        match read_file(path, reading, &mut budget) {
+        match read_file(path, reading, budget) {
             Ok(content) => sink.take(Part::Configuration(content))?,
             Err(error) => tracing::debug!(error = error.full_message(), "no configuration"),
         }
@@ -38,7 +38,7 @@ pub(super) fn read(
             return Err(Error::cancelled());
         }
         let metadata = fs::metadata(path).map_err(|error| fail(path, error))?;
-        let content = read_file(path, reading, &mut budget)?;
+        let content = read_file(path, reading, budget)?;
         sink.take(Part::Module(ModuleFile {
             release: None,
             path: relative.to_owned(),

@@ -31,7 +31,7 @@ async fn a_pulled_kernel_is_whole_and_is_pulled_once() {
         return;
     }
     let fixture = Fixture::new();
-    let request = PullKernel { source: DEFAULT_SOURCE.into(), name: None };
+    let request = PullKernel { source: DEFAULT_SOURCE.into(), ..PullKernel::default() };
     // Two at once: the second takes the first's result.
     let mut first = fixture.kernels.pull(request.clone(), None);
     let mut second = fixture.kernels.pull(request.clone(), None);
@@ -124,7 +124,8 @@ async fn a_package_that_is_not_in_the_archive_is_not_found() {
         return;
     }
     let fixture = Fixture::new();
-    let request = PullKernel { source: "apt:linux-image-vmdeck-no-such-thing".into(), name: None };
+    let request =
+        PullKernel { source: "apt:linux-image-vmdeck-no-such-thing".into(), ..PullKernel::default() };
     let error = fixture.kernels.pull(request, None).wait().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.full_message());
     assert!(error.hint().unwrap().contains("apt-cache"), "{error:?}");
@@ -137,7 +138,7 @@ async fn a_package_without_a_kernel_is_refused() {
         return;
     }
     let fixture = Fixture::new();
-    let request = PullKernel { source: "apt:hostname".into(), name: None };
+    let request = PullKernel { source: "apt:hostname".into(), ..PullKernel::default() };
     let error = fixture.kernels.pull(request, None).wait().await.unwrap_err();
     assert!(error.full_message().contains("no kernel image"), "{}", error.full_message());
     fixture.assert_only(&[]);
@@ -149,7 +150,7 @@ async fn a_cancelled_download_ends_apt_and_leaves_nothing() {
         return;
     }
     let fixture = Fixture::new();
-    let request = PullKernel { source: DEFAULT_SOURCE.into(), name: None };
+    let request = PullKernel { source: DEFAULT_SOURCE.into(), ..PullKernel::default() };
     let mut task = fixture.kernels.pull(request, None);
     while task.operation().current_phase().as_deref() != Some("download") {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -325,8 +325,8 @@ async fn a_cancelled_import_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sources_that_are_none_are_refused() {
     let fixture = Fixture::new();
-    for source in ["", "linux", "apt:", "apt:-o=x", "apt:../x.deb", "apt:Linux Image"] {
-        let request = PullKernel { source: source.into(), name: None };
+    for source in ["", "deb:x", "apt:", "apt:-o=x", "apt:../x.deb", "apt:Linux Image"] {
+        let request = PullKernel { source: source.into(), ..PullKernel::default() };
         let error = fixture.kernels.pull(request, None).wait().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{source}");
         assert!(error.hint().is_some());

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::kernel::boot_image::tests::{bzimage, vmlinux, zstd};
+use crate::kernel::boot_image::tests::{bzimage, vmlinux_of, zstd};
 use crate::kernel::source::ar::tests::build as build_ar;
 
 pub(super) const RELEASE: &str = "6.12.1-test";
@@ -14,7 +14,7 @@ pub(super) fn module(info: &str) -> Vec<u8> {
 }
 
 pub(super) fn image() -> Vec<u8> {
-    bzimage(&zstd(&vmlinux(true)), &format!("{RELEASE} (builder@host) #1 SMP"))
+    bzimage(&zstd(&vmlinux_of(RELEASE, true)), &format!("{RELEASE} (builder@host) #1 SMP"))
 }
 
 pub(super) fn xz(bytes: &[u8]) -> Vec<u8> {

@@ -53,6 +53,7 @@ impl Deck {
             architecture: "amd64".into(),
             source: "host".into(),
             created_at: clock::now(),
+            requested: None,
             vmlinux: process.data.kernel(KERNEL).join("vmlinux"),
             initrd: process.data.kernel(KERNEL).join("initrd"),
             modules: None,
