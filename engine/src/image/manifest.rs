@@ -2,12 +2,27 @@
 //! trusts yet.
 //!
 //! Formats: OCI image-spec 1.1 (manifest.md, image-index.md, config.md) and Docker's image manifest
-//! version 2, schema 2, which differ in media types only.
+//! version 2, schema 2, which differ in media types only. The wire forms are `oci-client`'s; what is
+//! read becomes types of ours, whose digests are digests and whose sizes cannot be negative.
+//!
+//! The outer form of a config is our own: `oci_client::config::ConfigFile` knows no variant, and
+//! refuses the `null` that Go writes for no layers and dates that nobody needs here.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use oci_client::config::Config as RunConfig;
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE,
+    IMAGE_DOCKER_LAYER_TAR_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_MEDIA_TYPE, ImageIndexEntry,
+    OciDescriptor, OciImageIndex, OciImageManifest,
+};
+pub(crate) use oci_client::manifest::{
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE as DOCKER_LIST, IMAGE_MANIFEST_MEDIA_TYPE as DOCKER_MANIFEST,
+    OCI_IMAGE_INDEX_MEDIA_TYPE as OCI_INDEX, OCI_IMAGE_MEDIA_TYPE as OCI_MANIFEST,
+};
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::digest::Digest;
 use super::record::ImageConfig;
@@ -22,25 +37,60 @@ pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
 /// Most layers of one image. Overlay file systems, which other tools use, end at 500.
 const MOST_LAYERS: usize = 512;
 
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// `oci-client` has no name for it yet.
+const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
-/// A pointer to a blob (OCI image-spec, descriptor.md).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A pointer to a blob (OCI image-spec, descriptor.md), whose digest and size have been understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Descriptor {
-    #[serde(default)]
     pub media_type: String,
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-    #[serde(default, deserialize_with = "nullable")]
-    pub urls: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,
     pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    fn new(
+        media_type: String,
+        digest: &str,
+        size: i64,
+        annotations: Option<BTreeMap<String, String>>,
+    ) -> Result<Self> {
+        let refuse = |why: String| {
+            Error::failed(format!(
+                "the image's manifest is malformed: a part with the digest `{}` {why}",
+                printable(digest, 80)
+            ))
+        };
+        let parsed = digest.parse().map_err(|error| refuse("cannot be named".into()).with_source(error))?;
+        let size = u64::try_from(size).map_err(|_| refuse(format!("is said to be {size} bytes long")))?;
+        Ok(Self {
+            media_type,
+            digest: parsed,
+            size,
+            annotations: annotations.unwrap_or_default(),
+            platform: None,
+        })
+    }
+}
+
+impl TryFrom<OciDescriptor> for Descriptor {
+    type Error = Error;
+
+    fn try_from(wire: OciDescriptor) -> Result<Self> {
+        Self::new(wire.media_type, &wire.digest, wire.size, wire.annotations)
+    }
+}
+
+impl TryFrom<ImageIndexEntry> for Descriptor {
+    type Error = Error;
+
+    fn try_from(wire: ImageIndexEntry) -> Result<Self> {
+        let descriptor = Self::new(wire.media_type, &wire.digest, wire.size, wire.annotations)?;
+        Ok(Self { platform: wire.platform.map(Platform::from), ..descriptor })
+    }
 }
 
 /// What an image is made for.
@@ -58,6 +108,12 @@ impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", printable(&self.os, 30), printable(&self.architecture, 30))?;
         self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", printable(variant, 30)))
+    }
+}
+
+impl From<oci_client::manifest::Platform> for Platform {
+    fn from(wire: oci_client::manifest::Platform) -> Self {
+        Self { architecture: wire.architecture.to_string(), os: wire.os.to_string(), variant: wire.variant }
     }
 }
 
@@ -107,7 +163,7 @@ pub(crate) enum Document {
 }
 
 /// One image for one platform.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Manifest {
     pub config: Descriptor,
     /// Bottom first.
@@ -120,34 +176,38 @@ impl Document {
     /// # Errors
     /// What is neither, Docker's schema 1, which holds no config, and other artifacts.
     pub(crate) fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self> {
+        /// What tells the kinds apart. `oci_client::manifest::OciManifest` would take the first that
+        /// fits, also of a text that is both.
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Envelope {
-            schema_version: Option<u32>,
+        struct Shape {
+            schema_version: Option<i32>,
             media_type: Option<String>,
-            artifact_type: Option<String>,
-            manifests: Option<Vec<Descriptor>>,
-            config: Option<Descriptor>,
-            layers: Option<Vec<Descriptor>>,
+            manifests: Option<IgnoredAny>,
+            config: Option<IgnoredAny>,
+            layers: Option<IgnoredAny>,
         }
-        let damaged = |error| Error::failed("the image's manifest is malformed").with_source(error);
-        let envelope: Envelope = serde_json::from_slice(bytes).map_err(damaged)?;
-        if envelope.schema_version == Some(1) {
+        let shape: Shape = read(bytes)?;
+        if shape.schema_version == Some(1) {
             return Err(Error::failed(
                 "the image has a manifest of Docker's schema 1, which is no longer in use",
             )
             .with_hint("push the image again with a current tool"));
         }
-        let stated = envelope.media_type.as_deref().or(media_type).unwrap_or_default();
+        let stated = shape.media_type.as_deref().or(media_type).unwrap_or_default();
         let known = matches!(stated, OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST | "");
-        match (envelope.manifests, envelope.config, envelope.layers) {
+        match (shape.manifests, shape.config, shape.layers) {
             // The text must not be one thing for us and another for a scanner (CVE-2021-41190).
-            (Some(manifests), None, None) if !matches!(stated, OCI_MANIFEST | DOCKER_MANIFEST) => {
-                Ok(Self::Index(manifests))
+            (Some(_), None, None) if !matches!(stated, OCI_MANIFEST | DOCKER_MANIFEST) => {
+                let index: OciImageIndex = read(bytes)?;
+                let entries = index.manifests.into_iter().map(Descriptor::try_from);
+                entries.collect::<Result<_>>().map(Self::Index)
             }
-            (None, Some(config), Some(layers)) if !matches!(stated, OCI_INDEX | DOCKER_LIST) => {
-                let manifest = Manifest { config, layers };
-                manifest.check(envelope.artifact_type.as_deref())?;
+            (None, Some(_), Some(_)) if !matches!(stated, OCI_INDEX | DOCKER_LIST) => {
+                let OciImageManifest { config, layers, artifact_type, .. } = read(bytes)?;
+                let layers = layers.into_iter().map(Descriptor::try_from).collect::<Result<_>>()?;
+                let manifest = Manifest { config: config.try_into()?, layers };
+                manifest.check(artifact_type.as_deref())?;
                 Ok(Self::Manifest(manifest))
             }
             _ if !known => Err(Error::failed(format!(
@@ -159,14 +219,15 @@ impl Document {
     }
 }
 
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::failed("the image's manifest is malformed").with_source(error))
+}
+
 impl Manifest {
     fn check(&self, artifact_type: Option<&str>) -> Result<()> {
         let config = self.config.media_type.as_str();
-        let is_image = matches!(
-            config,
-            "" | "application/vnd.oci.image.config.v1+json"
-                | "application/vnd.docker.container.image.v1+json"
-        );
+        let is_image = matches!(config, "" | IMAGE_CONFIG_MEDIA_TYPE | IMAGE_DOCKER_CONFIG_MEDIA_TYPE);
         if !is_image {
             let what = artifact_type.unwrap_or(config);
             return Err(Error::failed(format!(
@@ -214,13 +275,9 @@ impl Descriptor {
             return refuse("it is encrypted");
         }
         match media_type {
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-                Ok(Compression::None)
-            }
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
-            "application/vnd.oci.image.layer.v1.tar+zstd"
-            | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
+            IMAGE_LAYER_MEDIA_TYPE | IMAGE_DOCKER_LAYER_TAR_MEDIA_TYPE => Ok(Compression::None),
+            IMAGE_LAYER_GZIP_MEDIA_TYPE | IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE => Ok(Compression::Gzip),
+            LAYER_ZSTD | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
             _ => refuse("no layer of a root file system"),
         }
     }
@@ -279,7 +336,7 @@ impl Config {
             #[serde(flatten)]
             platform: Platform,
             #[serde(default, deserialize_with = "nullable")]
-            config: Run,
+            config: RunConfig,
             rootfs: RootFs,
         }
         #[derive(Deserialize)]
@@ -287,37 +344,23 @@ impl Config {
             #[serde(default, deserialize_with = "nullable")]
             diff_ids: Vec<Digest>,
         }
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "PascalCase", default)]
-        struct Run {
-            #[serde(deserialize_with = "nullable")]
-            entrypoint: Vec<String>,
-            #[serde(deserialize_with = "nullable")]
-            cmd: Vec<String>,
-            #[serde(deserialize_with = "nullable")]
-            env: Vec<String>,
-            working_dir: Option<String>,
-            user: Option<String>,
-            #[serde(deserialize_with = "nullable")]
-            exposed_ports: BTreeMap<String, serde_json::Value>,
-            stop_signal: Option<String>,
-            #[serde(deserialize_with = "nullable")]
-            labels: BTreeMap<String, String>,
-        }
         let file: File = serde_json::from_slice(bytes)
             .map_err(|error| Error::failed("the image's config is malformed").with_source(error))?;
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let run = file.config;
+        let mut exposed_ports: Vec<String> = run.exposed_ports.into_iter().flatten().collect();
+        exposed_ports.sort_unstable();
         Ok(Self {
             platform: file.platform,
             run: ImageConfig {
-                entrypoint: file.config.entrypoint,
-                command: file.config.cmd,
-                environment: file.config.env,
-                working_directory: given(file.config.working_dir),
-                user: given(file.config.user),
-                exposed_ports: file.config.exposed_ports.into_keys().collect(),
-                stop_signal: given(file.config.stop_signal),
-                labels: file.config.labels,
+                entrypoint: run.entrypoint.unwrap_or_default(),
+                command: run.cmd.unwrap_or_default(),
+                environment: run.env.unwrap_or_default(),
+                working_directory: given(run.working_dir),
+                user: given(run.user),
+                exposed_ports,
+                stop_signal: given(run.stop_signal),
+                labels: run.labels.into_iter().flatten().collect(),
             },
             diff_ids: file.rootfs.diff_ids,
         })
@@ -361,7 +404,6 @@ mod tests {
             media_type: OCI_MANIFEST.into(),
             digest: Digest::of(content.as_bytes()),
             size: 1,
-            urls: Vec::new(),
             annotations: BTreeMap::new(),
             platform: Some(platform),
         }
@@ -427,9 +469,16 @@ mod tests {
         check(&manifest(image, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), "encrypted");
         check(&manifest(image, "text/plain"), "no layer of a root file system");
         let both = format!(
-            r#"{{"schemaVersion":2,"manifests":[],"config":{{"digest":"{digest}","size":1}},"layers":[]}}"#
+            r#"{{"schemaVersion":2,"manifests":[],"config":{{"mediaType":"x","digest":"{digest}","size":1}},"layers":[]}}"#
         );
         check(&both, "neither an image nor an index");
+        let sized = |digest: &str, size: i64| {
+            format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"{image}","digest":"{digest}","size":{size}}},"layers":[]}}"#
+            )
+        };
+        check(&sized(&digest.to_string(), -1), "-1 bytes");
+        check(&sized("sha512:00", 1), "not sha256");
     }
 
     #[test]

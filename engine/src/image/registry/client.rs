@@ -8,9 +8,11 @@ use std::error::Error as StdError;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use oci_client::errors::{OciEnvelope, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use oci_client::token_cache::RegistryToken;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
 
 use super::Patience;
 use super::challenge::{self, Challenge};
@@ -42,10 +44,10 @@ pub(crate) struct RegistryClient {
 }
 
 /// What was agreed on, and how often: tells a waiter that somebody else has renewed it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Authorization {
     generation: u64,
-    header: Option<HeaderValue>,
+    auth: RegistryAuth,
 }
 
 impl RegistryClient {
@@ -71,7 +73,7 @@ impl RegistryClient {
             secure: OnceLock::new(),
             credentials,
             patience,
-            authorization: Mutex::default(),
+            authorization: Mutex::new(Authorization { generation: 0, auth: RegistryAuth::Anonymous }),
             renewal: tokio::sync::Mutex::default(),
         })
     }
@@ -105,9 +107,11 @@ impl RegistryClient {
             if let Some(from) = from {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }
-            if let Some(header) = &authorization.header {
-                request = request.header(AUTHORIZATION, header.clone());
-            }
+            request = match &authorization.auth {
+                RegistryAuth::Anonymous => request,
+                RegistryAuth::Basic(username, password) => request.basic_auth(username, Some(password)),
+                RegistryAuth::Bearer(token) => request.bearer_auth(token),
+            };
             let response = self.send(request).await?;
             // A redirect may have led elsewhere; that place's 401 is none of our registry's.
             let own = response.url().host_str() == url.host_str();
@@ -284,21 +288,10 @@ impl RegistryClient {
 
     /// What the registry has to say about an error (distribution-spec, "Error codes").
     async fn error_text(&self, response: Response) -> String {
-        #[derive(Deserialize)]
-        struct Envelope {
-            errors: Vec<Item>,
-        }
-        #[derive(Deserialize)]
-        struct Item {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
-            message: String,
-        }
         let Ok(body) = self.read(response, LONGEST_ERROR).await else { return String::new() };
-        let Ok(envelope) = serde_json::from_slice::<Envelope>(&body) else { return String::new() };
+        let Ok(envelope) = serde_json::from_slice::<OciEnvelope>(&body) else { return String::new() };
         let items = envelope.errors.iter().take(3).map(|item| match item.message.as_str() {
-            "" => printable(&item.code, 80),
+            "" => printable(&code(&item.code), 80),
             message => printable(message, 200),
         });
         items.collect::<Vec<_>>().join("; ")
@@ -322,33 +315,26 @@ impl RegistryClient {
             .collect();
         let credential = self.credentials.find(&self.reference).await?;
         let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-        let header = match (bearer.or(challenges.first()), credential) {
+        let auth = match (bearer.or(challenges.first()), credential) {
             (Some(Challenge::Bearer { realm, service, scope }), credential) => {
                 let token = self.token(realm, service.as_deref(), scope.as_deref(), credential).await?;
-                Some(format!("Bearer {token}"))
-            }
-            (Some(Challenge::Basic), Some(Credential::Password { username, password })) => {
-                use base64::Engine as _;
-                let pair = format!("{username}:{password}");
-                Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
-            }
-            // The same request without anything new brings the 401 that the user gets to see.
-            _ => None,
-        };
-        let header = header
-            .map(|text| {
-                let mut value = HeaderValue::try_from(text).map_err(|_| {
-                    Error::failed(format!(
-                        "the credential for the registry {} holds characters that no header can",
+                if HeaderValue::try_from(&token).is_err() {
+                    return Err(Error::failed(format!(
+                        "the token service of {} gave a token with characters that no header can hold",
                         self.reference.registry
                     ))
-                })?;
-                value.set_sensitive(true);
-                Ok::<_, Error>(value)
-            })
-            .transpose()?;
+                    .into());
+                }
+                RegistryAuth::Bearer(token)
+            }
+            (Some(Challenge::Basic), Some(Credential::Password { username, password })) => {
+                RegistryAuth::Basic(username, password)
+            }
+            // The same request without anything new brings the 401 that the user gets to see.
+            _ => RegistryAuth::Anonymous,
+        };
         let mut authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
-        *authorization = Authorization { generation: generation + 1, header };
+        *authorization = Authorization { generation: generation + 1, auth };
         Ok(())
     }
 
@@ -360,11 +346,6 @@ impl RegistryClient {
         scope: Option<&str>,
         credential: Option<Credential>,
     ) -> Result<String, SourceError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
         let registry = &self.reference.registry;
         let url = Url::parse(realm).map_err(|error| {
             Error::failed(format!("the registry {registry} names a malformed token service"))
@@ -425,9 +406,9 @@ impl RegistryClient {
             .into());
         }
         let body = self.read(response, LONGEST_TOKEN).await?;
-        let answer: Option<Answer> = serde_json::from_slice(&body).ok();
+        let answer: Option<RegistryToken> = serde_json::from_slice(&body).ok();
         answer
-            .and_then(|answer| answer.token.or(answer.access_token))
+            .map(|answer| answer.token().to_owned())
             .filter(|token| !token.is_empty())
             .ok_or_else(|| Error::failed(format!("the token service of {registry} gave no token")).into())
     }
@@ -435,6 +416,14 @@ impl RegistryClient {
 
 fn bug(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Failed, "a request could not be made").with_source(error)
+}
+
+/// An error code as the registry wrote it.
+fn code(code: &OciErrorCode) -> String {
+    match serde_json::to_value(code) {
+        Ok(serde_json::Value::String(text)) => text,
+        _ => String::new(),
+    }
 }
 
 /// The first cause of this type.

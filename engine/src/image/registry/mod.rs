@@ -1,10 +1,11 @@
 //! The part of the OCI distribution protocol that a pull needs: `GET` of manifests and blobs, with
 //! the authentication that registries ask for.
 //!
-//! Own code over an HTTP client instead of `oci-client`, because that buffers manifests without a
+//! The forms of what is said are `oci-client`'s: manifests, errors, tokens, references. The transport
+//! is our own, over the HTTP client that it uses too, because its `Client` buffers manifests without a
 //! bound, swallows errors of the token service, knows no identity tokens, does not show a response's
 //! `Content-Range` and `Retry-After`, and does not authenticate anew when a token expires in the
-//! middle of a pull. All of those are promises of ours.
+//! middle of a pull. All of those are promises of ours. Its reader of challenges is private to it.
 
 pub(crate) mod challenge;
 pub(crate) mod client;
