@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::error::{Error, Result};
-use crate::identifier::{ImageId, OperationId, VmId};
+use crate::identifier::{ImageId, LayerId, OperationId, VmId};
 
 /// The data directory of one installation, mode 0700.
 #[derive(Clone, Debug)]
@@ -43,7 +43,9 @@ impl DataDirectory {
                 .with_hint("set VMDECK_DATA_DIR to a folder that you can write")
         };
         make_private(&this.root).map_err(|error| fail(&this.root, error))?;
-        for folder in ["images", "kernels", "vms", "cache/blobs/sha256", "staging", "keys", "locks", "logs"] {
+        for folder in
+            ["images", "kernels", "vms", "layers", "cache/blobs/sha256", "staging", "keys", "locks", "logs"]
+        {
             let path = this.root.join(folder);
             make_private(&path).map_err(|error| fail(&path, error))?;
         }
@@ -81,6 +83,15 @@ impl DataDirectory {
 
     pub fn vm(&self, id: &VmId) -> PathBuf {
         self.vms().join(id.as_str())
+    }
+
+    /// Folder of all frozen disks.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub fn layer(&self, id: &LayerId) -> PathBuf {
+        self.layers().join(id.as_str())
     }
 
     /// Folder of verified blobs, named by the hexadecimal SHA-256 of their content.

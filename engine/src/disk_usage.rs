@@ -38,6 +38,8 @@ pub enum DiskUsageKind {
     Image,
     Kernel,
     Vm,
+    /// Frozen disks, which snapshots and clones lie on.
+    Snapshots,
     /// Layers of images, as they were downloaded.
     Cache,
     /// Work of operations under way.
@@ -76,6 +78,7 @@ impl Engine {
             for vm in &vms {
                 usage.add(DiskUsageKind::Vm, &vm.name, measure(&data.vm(&vm.id))?, 0);
             }
+            usage.add(DiskUsageKind::Snapshots, "frozen disks", measure(&data.layers())?, 0);
             usage.add(DiskUsageKind::Cache, "layers", measure(&data.blobs())?, reclaimable);
             usage.add(DiskUsageKind::Staging, "staging", measure(&data.staging_root())?, 0);
             let mut other = Size::default();

@@ -46,6 +46,10 @@ identifier!(
     VmId
 );
 identifier!(
+    /// A frozen disk: the name of its folder under `layers/`.
+    LayerId
+);
+identifier!(
     /// An operation: the name of its folder under `staging/`.
     OperationId
 );

@@ -86,6 +86,18 @@ pub(crate) enum VmCommand {
         which: Selection,
     },
 
+    /// What a machine's disks held at one moment: kept, put back, forgotten
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(SnapshotCommand),
+
+    /// Make a machine whose disks begin as another one's are now; instant, nothing is copied
+    Clone {
+        name: String,
+
+        /// Name of the new machine; one is made up otherwise
+        new: Option<String>,
+    },
+
     /// The forwarded ports of a machine; adds and removes some, at once also when it runs
     Ports {
         name: String,
@@ -116,6 +128,42 @@ pub(crate) enum VmCommand {
         /// Only the last lines
         #[arg(long, short = 'n', value_name = "LINES")]
         tail: Option<usize>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Keep what the disks hold now; the machine may run, then as a power cut would leave them
+    Create {
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+
+        /// Name of the snapshot; s1, s2, … otherwise
+        name: Option<String>,
+    },
+
+    /// List the snapshots of a machine, oldest first
+    #[command(visible_alias = "ls")]
+    List {
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+    },
+
+    /// Put the disks of a stopped machine back; what was written since is lost
+    Restore {
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+        name: String,
+    },
+
+    /// Forget snapshots; the machine and its clones keep what they need of them
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
     },
 }
 

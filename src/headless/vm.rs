@@ -4,6 +4,7 @@ mod bulk;
 mod change;
 mod console;
 mod show;
+mod snapshot;
 
 use vmdeck_engine::Error;
 use vmdeck_engine::guest::ExecRequest;
@@ -48,6 +49,11 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Resume { which } => bulk::resume(context, which).await,
         VmCommand::Reset { which } => bulk::reset(context, which).await,
         VmCommand::Set(arguments) => change::set(context, arguments).await,
+        VmCommand::Snapshot(command) => snapshot::run(context, command).await,
+        VmCommand::Clone { name, new } => {
+            let vm = context.follow(vms.clone_vm(&name, new, None)).await?;
+            print_vms(context, &[vm])
+        }
         VmCommand::Ports { name, add, remove } => change::ports(context, &name, add, remove).await,
         VmCommand::Console { name } => console::run(context, &name).await,
         VmCommand::Exec(arguments) => exec_command(context, arguments).await,

@@ -183,3 +183,70 @@ fn many_at_once_by_name_label_or_all() {
     deck.run(["vm", "delete", "--all"]).expect(0);
     assert_eq!(names(&[]), [""; 0]);
 }
+
+#[test]
+fn snapshots_and_clones_of_a_real_machine_also_when_vmdeck_is_killed() {
+    if !can_boot() {
+        return;
+    }
+    let deck = deck_with_busybox();
+    let (_guard, _clone) = (deck.guard("m"), deck.guard("n"));
+    deck.run(["vm", "run", "busybox", "--name", "m"]).expect(0);
+    let write = |text: &str| exec(&deck, &format!("echo {text} > /on-root && echo {text} > /root/on-work"));
+    let read = || exec(&deck, "cat /on-root /root/on-work");
+    write("one");
+    let snapshot = deck.run(["vm", "snapshot", "create", "m", "first", "--output", "json"]).expect(0).json();
+    let expected = serde_json::json!([true, true, "first"]);
+    assert_eq!(serde_json::json!([snapshot["running"], snapshot["synced"], snapshot["name"]]), expected);
+    write("two");
+
+    // Killed at some point of it, while the guest writes: the machine goes on with what it wrote.
+    for milliseconds in [5, 10, 15, 20, 25, 30, 40, 60, 90] {
+        let mut child = deck.command(["vm", "snapshot", "create", "m"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().unwrap();
+        write(&format!("after-{milliseconds}"));
+        assert_eq!(show(&deck, "m")["state"], "running");
+    }
+    deck.run(["vm", "stop", "m"]).expect(0);
+    let snapshots = deck.run(["vm", "snapshot", "list", "m", "--output", "json"]).expect(0).json();
+    for snapshot in snapshots.as_array().unwrap().iter().skip(1) {
+        deck.run(["vm", "snapshot", "delete", "m", snapshot["name"].as_str().unwrap()]).expect(0);
+    }
+    assert_eq!(deck.files("staging"), [""; 0]);
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(read(), "after-90\nafter-90\n");
+    // A hypervisor that is killed right after one leaves a journal, not a loss.
+    deck.run(["vm", "snapshot", "create", "m", "last"]).expect(0);
+    write("three");
+    exec(&deck, "/bin/busybox sync");
+    let [pid] = deck.hypervisors()[..] else { panic!("not one hypervisor: {:?}", deck.hypervisors()) };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let begun = Instant::now();
+    while show(&deck, "m")["state"] == "running" && begun.elapsed() < Duration::from_secs(10) {}
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(read(), "three\nthree\n");
+
+    deck.run(["vm", "snapshot", "restore", "m", "first"]).expect(4).says(&["running"]);
+    deck.run(["vm", "stop", "m"]).expect(0);
+    // A clone of how it is now; the original goes back, and then away.
+    deck.run(["vm", "clone", "m", "n"]).expect(0);
+    deck.run(["vm", "snapshot", "restore", "m", "first"]).expect(0);
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(read(), "one\none\n");
+    deck.run(["vm", "delete", "--force", "m"]).expect(0);
+    let clone = deck.run(["vm", "start", "n"]).expect(0);
+    assert_eq!(clone.stdout, "n\n");
+    let content =
+        deck.run(["vm", "exec", "n", "--", "sh", "-c", "cat /on-root /root/on-work; hostname || uname -n"]);
+    assert!(content.expect(0).stdout.starts_with("three\nthree\n"));
+    // An image of a machine on layers needs none of them.
+    deck.run(["vm", "stop", "n"]).expect(0);
+    deck.run(["image", "promote", "--from-vm", "n", "promoted"]).expect(0);
+    deck.run(["vm", "delete", "n"]).expect(0);
+    assert_eq!(deck.files("layers"), [""; 0]);
+    let _promoted = deck.guard("p");
+    let ended = deck.run(["vm", "run", "promoted", "--name", "p", "--", "cat", "/on-root", "/root/on-work"]);
+    assert_eq!(ended.expect(0).stdout, "three\nthree\n");
+}

@@ -71,6 +71,10 @@ stored_enum!(
         VmReset = "vm reset",
         VmPause = "vm pause",
         VmResume = "vm resume",
+        VmSnapshot = "vm snapshot",
+        VmSnapshotDelete = "vm snapshot delete",
+        VmRestore = "vm restore",
+        VmClone = "vm clone",
         VmDelete = "vm delete",
         HostProbe = "host probe",
     }

@@ -12,6 +12,7 @@
 pub mod change;
 pub mod images;
 pub mod kernels;
+pub mod layers;
 pub mod leases;
 pub mod operations;
 mod schema;

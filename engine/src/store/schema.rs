@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// Each entry takes `user_version` from its index to the next. Entries are never edited once
 /// released; a change is a further entry.
-const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     // Two processes may open a new data directory at once: the write lock lets one of them migrate.

@@ -26,6 +26,8 @@ pub(super) enum Request {
     Edit,
     /// Changes disks, which a machine that runs forbids.
     EditDisks,
+    /// Takes what the disks hold at one moment.
+    Freeze,
     Pause,
     Resume,
 }
@@ -55,14 +57,18 @@ pub(super) enum Denial {
 
 /// Judges a request while another one holds the machine's lock.
 pub(super) fn admit_behind(request: Request, holder: Request) -> Admission {
-    use Request::{Delete, Edit, EditDisks, Pause, Resume, Start, Stop};
+    use Request::{Delete, Edit, EditDisks, Freeze, Pause, Resume, Start, Stop};
     match (request, holder) {
         // A boot may take minutes; whoever wants the machine gone need not watch it.
         (Stop { .. } | Delete { force: true }, Start) => Admission::Interrupt,
         // An impatient second request ends the patience of the first.
         (Stop { force: true } | Delete { force: true }, Stop { force: false }) => Admission::Interrupt,
-        (Delete { force: false } | EditDisks | Pause | Resume, Start) => Admission::Denied(Denial::Starts),
-        (Start | Stop { .. } | Delete { .. } | Edit | EditDisks | Pause | Resume, _) => Admission::Wait,
+        (Delete { force: false } | EditDisks | Freeze | Pause | Resume, Start) => {
+            Admission::Denied(Denial::Starts)
+        }
+        (Start | Stop { .. } | Delete { .. } | Edit | EditDisks | Freeze | Pause | Resume, _) => {
+            Admission::Wait
+        }
     }
 }
 
@@ -78,7 +84,9 @@ pub(super) fn admit(request: Request, state: VmState) -> Admission {
         (Request::Stop { .. }, Starting | Running | Stopping | Paused) => Admission::Accepted,
         (Request::Pause, Paused) | (Request::Resume, Running) => Admission::AlreadyDone,
         (Request::Pause, Running) | (Request::Resume, Paused) => Admission::Accepted,
-        (Request::Pause | Request::Resume, Starting | Stopping) => Admission::Denied(Denial::Starts),
+        (Request::Pause | Request::Resume | Request::Freeze, Starting | Stopping) => {
+            Admission::Denied(Denial::Starts)
+        }
         (Request::Pause | Request::Resume, Created | Stopped | Failed) => {
             Admission::Denied(Denial::DoesNotRun)
         }
@@ -88,7 +96,9 @@ pub(super) fn admit(request: Request, state: VmState) -> Admission {
         (Request::Delete { force: false } | Request::EditDisks, Running | Stopping | Paused) => {
             Admission::Denied(Denial::Runs)
         }
-        (Request::Delete { .. } | Request::Edit | Request::EditDisks, _) => Admission::Accepted,
+        (Request::Delete { .. } | Request::Edit | Request::EditDisks | Request::Freeze, _) => {
+            Admission::Accepted
+        }
     }
 }
 
@@ -109,7 +119,7 @@ impl Denial {
 mod tests {
     use super::*;
 
-    const REQUESTS: [Request; 9] = [
+    const REQUESTS: [Request; 10] = [
         Request::Start,
         Request::Stop { force: false },
         Request::Stop { force: true },
@@ -117,6 +127,7 @@ mod tests {
         Request::Delete { force: true },
         Request::Edit,
         Request::EditDisks,
+        Request::Freeze,
         Request::Pause,
         Request::Resume,
     ];

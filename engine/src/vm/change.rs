@@ -4,15 +4,13 @@
 //! it is started again; ports are the exception, which the hypervisor opens and closes as it runs.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use super::create::{self, HostCapacity};
 use super::lock::VmGuard;
 use super::record::{NetworkMode, PortForward, Vm};
-use super::{Shared, disk};
+use super::{Shared, disk, layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identifier::check_name;
 use crate::network::port;
@@ -246,12 +244,17 @@ fn effects(before: &Vm, after: &Vm) -> Vec<(String, TakesEffect)> {
 
 /// Throws the root disk away; the next boot makes a fresh one from the image. The work disk stays.
 /// The caller holds the lock of a machine that does not run.
-pub(super) fn reset(guard: &VmGuard) -> Result<()> {
-    let path = guard.directory().join(disk::ROOT);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("cannot remove the disk `{}`", path.display()), error))
-        }
-        _ => Ok(()),
-    }
+pub(super) async fn reset(shared: &Shared, guard: &VmGuard) -> Result<()> {
+    // The file first: a layer must not go while the disk lies on it.
+    layer::remove_file(&guard.directory().join(disk::ROOT))?;
+    let id = guard.id().clone();
+    let unused = shared
+        .store
+        .transaction(move |transaction| {
+            store::layers::forget_base(transaction, &id, layer::Disk::Root)?;
+            store::layers::take_unused(transaction)
+        })
+        .await?;
+    layer::remove(&shared.data, &unused);
+    Ok(())
 }

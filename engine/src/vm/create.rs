@@ -267,7 +267,7 @@ async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Resu
         .await
 }
 
-fn free_name(transaction: &Transaction<'_>) -> Result<String> {
+pub(super) fn free_name(transaction: &Transaction<'_>) -> Result<String> {
     for name in name::candidates(random()) {
         if store::vms::by_name(transaction, &name)?.is_none() {
             return Ok(name);
@@ -319,7 +319,7 @@ pub(super) fn lease_ports(transaction: &Transaction<'_>, vm: &VmId, forwards: &[
     Ok(())
 }
 
-fn lease_address(
+pub(super) fn lease_address(
     transaction: &Transaction<'_>,
     vm: &VmId,
     pool: &address::AddressPool,
@@ -342,6 +342,6 @@ fn random() -> u64 {
     getrandom::u64().expect("the kernel's random numbers are there once it runs programs")
 }
 
-fn milliseconds_since(instant: Instant) -> u64 {
+pub(super) fn milliseconds_since(instant: Instant) -> u64 {
     u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -32,10 +32,18 @@ pub(super) async fn delete(shared: &Shared, guard: VmGuard, vm: &Vm, operation: 
     let fail = |error| Error::io(format!("cannot delete machine `{}`", vm.name), error);
     File::create(guard.directory().join(INTENT)).and_then(|file| file.sync_all()).map_err(fail)?;
     let id = vm.id.clone();
-    shared.store.transaction(move |transaction| store::vms::delete(transaction, &id)).await?;
+    let unused = shared
+        .store
+        .transaction(move |transaction| {
+            store::vms::delete(transaction, &id)?;
+            store::layers::take_unused(transaction)
+        })
+        .await?;
     // From here on it is deleted, and what remains is garbage: nothing that fails may say otherwise.
     let target = staging.path().join("vm");
+    let data = shared.data.clone();
     let removing = move || {
+        super::layer::remove(&data, &unused);
         if let Err(error) = fs::rename(guard.directory(), &target) {
             tracing::warn!(path = %guard.directory().display(), %error, "a deleted machine's folder stays for now");
         }

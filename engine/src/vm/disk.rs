@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use vmdeck_ext4::{Formatter, Metadata, Options, Timestamp, Tree};
 
+use super::layer::{self, Base, Disk as Role};
 use super::record::VmSettings;
 use crate::error::{Error, Result};
 use crate::guest::settings::{MODULES_SERIAL, ROOT_SERIAL, WORK_SERIAL};
@@ -34,17 +35,24 @@ pub(super) fn prepare(
     image: &Image,
     kernel: &Kernel,
     settings: &VmSettings,
+    bases: &[Base],
 ) -> Result<Vec<Disk>> {
     let root = directory.join(ROOT);
     check_backing(&image.files.rootfs, "root", image)?;
     if exists(&root)? {
         grow(&root, settings.disk_bytes)?;
     } else {
-        overlay(&root, &backing(&image.files.rootfs, images), settings.disk_bytes)?;
+        match layer_of(bases, Role::Root) {
+            Some((layer, format)) => overlay(&root, &layer, format, directory, settings.disk_bytes)?,
+            None => {
+                let backing = backing(&image.files.rootfs, images);
+                overlay(&root, &backing, DiskFormat::Raw, directory, settings.disk_bytes)?;
+            }
+        }
     }
     let mut disks = vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL)];
     if settings.work_disk {
-        disks.push(work(directory, images, image, settings)?);
+        disks.push(work(directory, images, image, settings, bases)?);
     }
     if let Some(modules) = &kernel.modules {
         disks.push(Disk {
@@ -74,7 +82,45 @@ pub(super) fn present(directory: &Path) -> Result<Option<(DiskFile, Option<DiskF
     Ok(Some((root, work)))
 }
 
-fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -> Result<Disk> {
+/// What a disk that is still to be made lies on, other than the image.
+fn layer_of(bases: &[Base], role: Role) -> Option<(PathBuf, DiskFormat)> {
+    bases.iter().find(|base| base.disk == role).and_then(Base::backing)
+}
+
+/// Makes the overlay with this name in the machine's folder the machine's disk: whole or not at all,
+/// and once more if need be.
+pub(super) fn adopt(directory: &Path, role: Role, overlay: &str) -> Result<()> {
+    let (overlay, disk) = (directory.join(overlay), directory.join(role.file_name()));
+    match fs::rename(&overlay, &disk) {
+        // It was when this was done before.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && disk.exists() => {}
+        result => result.map_err(|error| {
+            Error::io(format!("cannot put the disk `{}` in its place", disk.display()), error)
+        })?,
+    }
+    match role {
+        Role::Root => Ok(()),
+        // What it was before is a layer now, or given up.
+        Role::Work => layer::remove_file(&directory.join(WORK_RAW)),
+    }
+}
+
+impl Role {
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::Root => ROOT,
+            Self::Work => WORK_OVERLAY,
+        }
+    }
+}
+
+fn work(
+    directory: &Path,
+    images: &Path,
+    image: &Image,
+    settings: &VmSettings,
+    bases: &[Base],
+) -> Result<Disk> {
     let (overlaid, raw) = (directory.join(WORK_OVERLAY), directory.join(WORK_RAW));
     if exists(&raw)? {
         lengthen(&raw, settings.disk_bytes)?;
@@ -88,10 +134,14 @@ fn work(directory: &Path, images: &Path, image: &Image, settings: &VmSettings) -
         grow(&overlaid, settings.disk_bytes)?;
         return Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL));
     }
+    if let Some((layer, format)) = layer_of(bases, Role::Work) {
+        overlay(&overlaid, &layer, format, directory, settings.disk_bytes)?;
+        return Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL));
+    }
     match seed {
         Some(seed) => {
-            let length = check_backing(seed, "work seed", image)?;
-            overlay(&overlaid, &backing(seed, images), settings.disk_bytes.max(length))?;
+            check_backing(seed, "work seed", image)?;
+            overlay(&overlaid, &backing(seed, images), DiskFormat::Raw, directory, settings.disk_bytes)?;
             Ok(writable(overlaid, DiskFormat::Qcow2, WORK_SERIAL))
         }
         None => {
@@ -143,8 +193,10 @@ fn lengthen(path: &Path, bytes: u64) -> Result<()> {
     lengthen().map_err(|error| Error::io(format!("cannot grow the disk `{}`", path.display()), error))
 }
 
-fn overlay(path: &Path, backing: &Path, bytes: u64) -> Result<()> {
-    publish(path, |staged| qcow2::create_overlay(staged, backing, DiskFormat::Raw, bytes))
+/// An overlay at least as long as what it lies on.
+fn overlay(path: &Path, backing: &Path, format: DiskFormat, directory: &Path, bytes: u64) -> Result<()> {
+    let length = qcow2::virtual_size(&directory.join(backing), format)?;
+    publish(path, |staged| qcow2::create_overlay(staged, backing, format, bytes.max(length)))
 }
 
 /// An empty file system for root's home.

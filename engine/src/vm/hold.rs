@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::admission::{Admission, Request, admit_behind};
 use super::lock::{Holder, VmGuard};
 use super::record::Vm;
-use super::{Shared, settle};
+use super::{Shared, layer, settle};
 use crate::error::{ErrorKind, Result};
 use crate::identifier::VmId;
 use crate::operation::Operation;
@@ -59,6 +59,13 @@ pub(super) async fn hold(
     let vm = current(shared, guard).await?;
     let (guard, vm) = (vm.0, vm.1);
     let vm = settle::settle(shared, &guard, vm).await?;
+    if let Err(error) = layer::settle(shared, &guard, &vm).await {
+        // One that runs goes on with the disks it has; one that does not must have the right ones.
+        if !vm.state.has_process() {
+            return Err(error);
+        }
+        operation.log(format!("a snapshot that was not finished stays so: {}", error.full_message())).await;
+    }
     Ok(Held { guard, vm, waited_for })
 }
 

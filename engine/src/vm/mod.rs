@@ -23,17 +23,20 @@ mod admission;
 mod boot;
 mod change;
 mod channels;
+mod clone;
 mod create;
 mod delete;
 mod disk;
 mod hold;
 mod label;
+pub mod layer;
 mod lock;
 mod name;
 mod pause;
 mod promote;
 pub mod record;
 mod settle;
+pub mod snapshot;
 mod start;
 mod stop;
 mod supervise;
@@ -67,6 +70,7 @@ use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
 use crate::vmm::{Console, Vmm};
 use record::{Boot, NetworkMode, PortForward, Vm, VmEnd, VmRun, VmState};
+use snapshot::{DeletedSnapshot, VmSnapshot};
 
 /// The service: a cheap handle.
 #[derive(Clone, Debug)]
@@ -280,7 +284,76 @@ impl VmService {
             let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
             match admit(request, vm.state) {
                 Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                _ => change::reset(&guard).map(|()| vm),
+                _ => {
+                    change::reset(&shared, &guard).await?;
+                    Ok(vm)
+                }
+            }
+        })
+    }
+
+    /// Snapshots of a machine's disks, oldest first.
+    pub async fn snapshots(&self, vm: &Vm) -> Result<Vec<VmSnapshot>> {
+        snapshot::list(&self.shared, vm).await
+    }
+
+    /// Keeps what a machine's disks hold now, running or not, under a name; one is made up when none
+    /// is given. Instant: nothing is copied.
+    pub fn snapshot(&self, name: &str, new: Option<String>, parent: Option<&Operation>) -> Task<VmSnapshot> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        let kind = OperationKind::VmSnapshot;
+        self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Freeze, &operation).await?;
+            match admit(Request::Freeze, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                _ => Box::pin(snapshot::create(&shared, &guard, &vm, new, &operation)).await,
+            }
+        })
+    }
+
+    /// Puts the disks of a machine that does not run back to a snapshot. What was written since is lost.
+    pub fn restore(&self, name: &str, snapshot: &str, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name, snapshot) = (Arc::clone(&self.shared), name.to_owned(), snapshot.to_owned());
+        let kind = OperationKind::VmRestore;
+        self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let request = Request::EditDisks;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
+            match admit(request, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                _ => snapshot::restore(&shared, &guard, &vm, &snapshot, &operation).await.map(|()| vm),
+            }
+        })
+    }
+
+    /// Forgets a snapshot, and frees what of it nothing else lies on.
+    pub fn delete_snapshot(
+        &self,
+        name: &str,
+        snapshot: &str,
+        parent: Option<&Operation>,
+    ) -> Task<DeletedSnapshot> {
+        let (shared, name, snapshot) = (Arc::clone(&self.shared), name.to_owned(), snapshot.to_owned());
+        let kind = OperationKind::VmSnapshotDelete;
+        self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard: _guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
+            snapshot::delete(&shared, &vm, &snapshot).await
+        })
+    }
+
+    /// Makes a machine whose disks begin as another one's are now, running or not. Instant: both lie
+    /// on the same frozen disks from then on. A name is made up when none is given.
+    pub fn clone_vm(&self, name: &str, new: Option<String>, parent: Option<&Operation>) -> Task<Vm> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        let kind = OperationKind::VmClone;
+        self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
+            let id = shared.find(&name).await?.id;
+            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Freeze, &operation).await?;
+            match admit(Request::Freeze, vm.state) {
+                Admission::Denied(denial) => Err(denial.error(&vm.name)),
+                _ => Box::pin(clone::clone(&shared, &guard, &vm, new, &operation)).await,
             }
         })
     }

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::disk;
+use super::layer;
 use super::lock::VmGuard;
 use super::record::Vm;
 use crate::error::{Error, Result};
@@ -18,7 +19,20 @@ pub(super) async fn promote(
     operation: &Operation,
 ) -> Result<Image> {
     let base = shared.images.find(vm.image_id.as_str()).await?;
-    let Some((root, work)) = disk::present(guard.directory())? else {
+    let present = match disk::present(guard.directory())? {
+        Some(present) => Some(present),
+        // A clone that never ran is what it lies on.
+        None => {
+            let bases = layer::bases(shared, &vm.id).await?;
+            let file = |disk| {
+                let base = bases.iter().find(|base| base.disk == disk)?;
+                let (path, format) = base.backing()?;
+                Some((guard.directory().join(path), format))
+            };
+            file(layer::Disk::Root).map(|root| (root, file(layer::Disk::Work)))
+        }
+    };
+    let Some((root, work)) = present else {
         return Err(Error::conflict(format!("machine `{}` was never started: it has no disks yet", vm.name))
             .with_hint(format!("its content is that of the image `{}`", vm.image)));
     };

@@ -43,6 +43,7 @@ pub(super) async fn reconcile(shared: &Shared) -> Result<()> {
         }
     }
     super::delete::sweep(shared).await?;
+    super::layer::reconcile(shared).await?;
     Ok(())
 }
 

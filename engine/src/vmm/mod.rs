@@ -181,6 +181,10 @@ pub trait Machine: Send + Sync {
     /// Makes the disk with this serial longer; the guest sees it at once. The new end reads as zeros.
     fn grow_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<()>>;
 
+    /// File of the disk with this serial as the hypervisor names it: a path, or text that holds one.
+    /// `None` when the machine has no such disk.
+    fn disk_file<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Option<String>>>;
+
     /// Puts new overlays on disks, all at the same moment: from then on the guest writes into the
     /// overlays, and the files below them are a snapshot. Each overlay was made by
     /// [`qcow2::create_overlay`] over the disk's file, with the disk's length. When this fails, the

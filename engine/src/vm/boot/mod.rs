@@ -216,9 +216,10 @@ async fn prepare_blocking(
     image: &Image,
     kernel: &Kernel,
 ) -> Result<Prepared> {
+    let bases = super::layer::bases(shared, &vm.id).await?;
     let (data, directory, vm, image, kernel) =
         (shared.data.clone(), directory.to_owned(), vm.clone(), image.clone(), kernel.clone());
-    tokio::task::spawn_blocking(move || prepare(&data, &directory, &vm, &image, &kernel))
+    tokio::task::spawn_blocking(move || prepare(&data, &directory, &vm, &image, &kernel, &bases))
         .await
         .map_err(|error| Error::failed("preparing the machine's disks failed").with_source(error))?
 }

@@ -15,6 +15,7 @@ use crate::kernel::record::Kernel;
 use crate::keys;
 use crate::network;
 use crate::vm::disk;
+use crate::vm::layer::Base;
 use crate::vm::record::{NetworkMode, Vm};
 use crate::vmm::{Accelerator, Disk, MachineSpec, NetworkAttachment};
 
@@ -32,8 +33,9 @@ pub(in crate::vm) fn prepare(
     vm: &Vm,
     image: &Image,
     kernel: &Kernel,
+    bases: &[Base],
 ) -> Result<Prepared> {
-    let disks = disk::prepare(directory, &data.images(), image, kernel, &vm.settings)?;
+    let disks = disk::prepare(directory, &data.images(), image, kernel, &vm.settings, bases)?;
     let initrd = directory.join("initrd");
     let key = keys::installation_key(data)?;
     let archive = settings::archive(&guest_settings(vm, image, kernel, key.public_line))?;

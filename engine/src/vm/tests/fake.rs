@@ -22,6 +22,9 @@ use crate::vmm::{
 /// Name of a file in a machine's folder: its guest stands still.
 pub(super) const PAUSED: &str = "paused";
 
+/// And of one that has the hypervisor refuse snapshots.
+pub(super) const REFUSES: &str = "refuses";
+
 /// What one launch does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Script {
@@ -203,8 +206,20 @@ impl Machine for FakeMachine {
         Box::pin(async { Ok(()) })
     }
 
-    fn snapshot_disks<'a>(&'a self, _overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async { Err(Error::failed("this hypervisor has no snapshots")) })
+    /// The overlay that was put on the disk, as [`Self::snapshot_disks`] wrote it down.
+    fn disk_file<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
+        let file = fs::read_to_string(self.directory.join(serial)).unwrap_or_else(|_| "at first".into());
+        Box::pin(async { Ok(Some(file)) })
+    }
+
+    fn snapshot_disks<'a>(&'a self, overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>> {
+        if self.directory.join(REFUSES).exists() {
+            return Box::pin(async { Err(Error::failed("this hypervisor takes no snapshots now")) });
+        }
+        for overlay in overlays {
+            fs::write(self.directory.join(&overlay.serial), overlay.path.to_str().unwrap()).unwrap();
+        }
+        Box::pin(async { Ok(()) })
     }
 
     fn console(&self) -> BoxFuture<'_, Result<Console>> {

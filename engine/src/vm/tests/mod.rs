@@ -6,6 +6,7 @@ mod create;
 mod fake;
 mod life;
 mod pause;
+mod snapshot;
 
 use std::sync::Arc;
 

@@ -195,6 +195,15 @@ impl Machine for QemuMachine {
         })
     }
 
+    fn disk_file<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
+        Box::pin(async move {
+            let blocks = self.blocks().await?;
+            Ok(find_inserted(&blocks, serial)
+                .and_then(|inserted| inserted["image"]["filename"].as_str())
+                .map(str::to_owned))
+        })
+    }
+
     fn snapshot_disks<'a>(&'a self, overlays: &'a [DiskOverlay]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let blocks = self.blocks().await?;
@@ -265,16 +274,19 @@ fn overlay_node(path: &str) -> String {
 /// Node in use and length of the disk with this serial, from what `query-block` answers. After a
 /// snapshot the node is another one.
 fn find_disk(blocks: &Value, serial: &str) -> Result<(String, u64)> {
+    let found = find_inserted(blocks, serial).and_then(|inserted| {
+        Some((inserted["node-name"].as_str()?.to_owned(), inserted["image"]["virtual-size"].as_u64()?))
+    });
+    found.ok_or_else(|| Error::not_found(format!("the machine has no disk `{serial}`")))
+}
+
+/// What `query-block` says of the medium of the disk with this serial.
+fn find_inserted<'a>(blocks: &'a Value, serial: &str) -> Option<&'a Value> {
     // `/machine/peripheral/<id>/virtio-backend`
     let is_it = |block: &&Value| {
         block["qdev"].as_str().is_some_and(|path| path.split('/').any(|part| part == serial))
     };
-    let inserted =
-        blocks.as_array().and_then(|blocks| blocks.iter().find(is_it)).map(|block| &block["inserted"]);
-    let found = inserted.and_then(|inserted| {
-        Some((inserted["node-name"].as_str()?.to_owned(), inserted["image"]["virtual-size"].as_u64()?))
-    });
-    found.ok_or_else(|| Error::not_found(format!("the machine has no disk `{serial}`")))
+    blocks.as_array().and_then(|blocks| blocks.iter().find(is_it)).map(|block| &block["inserted"])
 }
 
 /// `RunState` of QEMU's qapi/run-state.json.
