@@ -48,7 +48,26 @@ pub enum DiskUsageKind {
     Other,
 }
 
+/// The disk that the data directory is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpace {
+    pub total_bytes: u64,
+    /// What this user may still take.
+    pub free_bytes: u64,
+}
+
 impl Engine {
+    /// How much room there is.
+    pub async fn disk_space(&self) -> Result<DiskSpace> {
+        let root = self.data().root().to_owned();
+        let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&root)).await;
+        let statistics = asked
+            .map_err(|error| Error::failed("asking for the room on the disk failed").with_source(error))?
+            .map_err(|error| Error::io("the room on the disk is not known", error.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(statistics.f_frsize);
+        Ok(DiskSpace { total_bytes: bytes(statistics.f_blocks), free_bytes: bytes(statistics.f_bavail) })
+    }
+
     /// Looks at every file in the data directory.
     pub async fn disk_usage(&self) -> Result<DiskUsage> {
         let data = self.data().clone();

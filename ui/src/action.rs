@@ -22,6 +22,7 @@ pub enum Action {
     Doctor,
     Redraw,
     Suspend,
+    Zoom,
     Down,
     Up,
     HalfPageDown,
@@ -49,6 +50,8 @@ pub enum Action {
     EditVm,
     PauseVm,
     PromoteVm,
+    Console,
+    FullConsole,
     Shell,
     PullImage,
     RegisterImage,
@@ -64,6 +67,10 @@ pub enum Action {
     RetryOperation,
     LogFilter,
     SaveLog,
+    ConsoleType,
+    ConsoleSearch,
+    ConsoleNext,
+    ConsolePrevious,
     Follow,
     Wrap,
 }
@@ -78,12 +85,21 @@ pub enum Scope {
     Images,
     Kernels,
     Operations,
+    Console,
     Text,
 }
 
 impl Scope {
-    pub const ALL: [Self; 7] =
-        [Self::Vms, Self::Images, Self::Kernels, Self::Operations, Self::Text, Self::List, Self::Global];
+    pub const ALL: [Self; 8] = [
+        Self::Vms,
+        Self::Images,
+        Self::Kernels,
+        Self::Operations,
+        Self::Console,
+        Self::Text,
+        Self::List,
+        Self::Global,
+    ];
 
     /// Name of its table in the file of key bindings.
     pub fn as_str(self) -> &'static str {
@@ -94,6 +110,7 @@ impl Scope {
             Self::Images => "images",
             Self::Kernels => "kernels",
             Self::Operations => "operations",
+            Self::Console => "console",
             Self::Text => "text",
         }
     }
@@ -106,6 +123,7 @@ impl Scope {
             Self::Images => "images",
             Self::Kernels => "kernels",
             Self::Operations => "operations",
+            Self::Console => "in a console",
             Self::Text => "in texts",
         }
     }
@@ -151,7 +169,7 @@ const fn row(
 }
 
 use Impact::{Changes, Destroys, Looks};
-use Scope::{Global, Images, Kernels, List, Operations, Text, Vms};
+use Scope::{Console, Global, Images, Kernels, List, Operations, Text, Vms};
 
 /// All actions, in the order help shows them.
 #[rustfmt::skip]
@@ -159,6 +177,8 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Vms, Action::NewVm, "new-vm", "new", "Make a machine from an image or a reference", Changes, 1),
     row(Vms, Action::StartVm, "start", "start", "Boot the selected or marked machines", Changes, 2),
     row(Vms, Action::Shell, "shell", "shell", "Open a shell in the machine; ctrl-] comes back", Changes, 3),
+    row(Vms, Action::Console, "console", "console", "The machine's serial console beside the list; ctrl-] leaves it", Looks, 5),
+    row(Vms, Action::FullConsole, "full-console", "full console", "Hand the terminal to the serial console; ctrl-] comes back", Changes, 12),
     row(Vms, Action::StopVm, "stop", "stop", "Shut the machines down in good order", Changes, 4),
     row(Vms, Action::EditVm, "edit", "edit", "Change CPUs, memory, disk and ports", Changes, 9),
     row(Vms, Action::PauseVm, "pause", "pause", "Let the machines stand still in memory, or go on", Changes, 11),
@@ -182,6 +202,11 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Operations, Action::CancelOperation, "cancel", "cancel", "Cancel the selected or marked operations", Changes, 1),
 
     row(Operations, Action::RetryOperation, "retry", "retry", "Do again what failed or was cancelled", Changes, 2),
+
+    row(Console, Action::ConsoleType, "type", "type into it", "Give the keys to the machine; ctrl-] takes them back", Changes, 1),
+    row(Console, Action::ConsoleSearch, "console-search", "search", "Search what the console printed, upwards", Looks, 2),
+    row(Console, Action::ConsolePrevious, "console-previous", "next match", "The next match further up", Looks, 3),
+    row(Console, Action::ConsoleNext, "console-next", "match below", "The next match further down", Looks, 0),
 
     row(Text, Action::LogFilter, "log-filter", "filter", "Show only the lines with these words, !word for those without", Looks, 3),
     row(Text, Action::SaveLog, "save-log", "save", "Write the lines in sight of the filter into a file", Looks, 4),
@@ -221,6 +246,7 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Global, Action::Theme, "theme", "theme", "Choose the colours", Looks, 0),
     row(Global, Action::Mouse, "mouse", "mouse", "Give the mouse to the terminal, or take it back", Looks, 0),
     row(Global, Action::Redraw, "redraw", "redraw", "Draw the screen anew", Looks, 0),
+    row(Global, Action::Zoom, "zoom", "full screen", "The details on the whole screen, and back", Looks, 31),
     row(Global, Action::Suspend, "suspend", "suspend", "To the shell; `fg` comes back", Looks, 0),
     row(Global, Action::Help, "help", "help", "The keys that work here", Looks, 33),
     row(Global, Action::Quit, "quit", "quit", "Leave the console; machines go on running", Looks, 34),

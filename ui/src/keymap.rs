@@ -26,6 +26,10 @@ impl From<KeyEvent> for Key {
         Self {
             // Some terminals tell ctrl-shift-x as a capital letter: the binding is of the letter.
             code: match event.code {
+                // The bytes 0x1c to 0x1f are told as ctrl-4 to ctrl-7.
+                KeyCode::Char(digit @ '4'..='7') if ctrl => {
+                    KeyCode::Char(['\\', ']', '^', '_'][digit as usize - '4' as usize])
+                }
                 KeyCode::Char(letter) if ctrl => KeyCode::Char(letter.to_ascii_lowercase()),
                 code => code,
             },

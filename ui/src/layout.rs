@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::OperationView;
 
-use crate::model::{Model, Pane, View};
+use crate::model::{Model, Pane, View, VmTab};
 
 /// Smallest size that gets more than one line.
 pub const SMALLEST: (u16, u16) = (40, 10);
@@ -61,6 +61,11 @@ pub fn activity_height(model: &Model) -> u16 {
     if count == 0 || model.height < 16 { 0 } else { count.saturating_add(1).min(STRIP) }
 }
 
+/// Without a column at each side.
+fn inset(lines: Rect) -> Rect {
+    Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines }
+}
+
 pub fn layout(model: &Model) -> Layout {
     let (width, height) = (model.width, model.height);
     let header_height = if height >= 16 { 2 } else { 1 };
@@ -72,6 +77,8 @@ pub fn layout(model: &Model) -> Layout {
         height: area.height.saturating_sub(lines),
         ..area
     };
+    // A console has every column there is.
+    let console = model.view == View::Vms && model.vm_tab == VmTab::Console;
     let nothing = Rect { width: 0, height: 0, ..body };
     if model.view == View::Log {
         return Layout {
@@ -84,6 +91,11 @@ pub fn layout(model: &Model) -> Layout {
             bar,
         };
     }
+    if model.zoom {
+        let lines = below(body, 1);
+        let lines = if console { lines } else { inset(lines) };
+        return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
+    }
     let strip = activity_height(model);
     let rows = |list: Rect| {
         let rows = below(list, 2);
@@ -95,8 +107,7 @@ pub fn layout(model: &Model) -> Layout {
         let list = Rect { width: list_width, ..body };
         let divider = Rect { x: list_width, width: 1, ..body };
         let detail = Rect { x: list_width + 1, width: width - list_width - 1, ..body };
-        let lines = below(detail, 1);
-        let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
+        let lines = if console { below(detail, 1) } else { inset(below(detail, 1)) };
         return Layout {
             header,
             list: Some(list),
@@ -108,8 +119,7 @@ pub fn layout(model: &Model) -> Layout {
         };
     }
     if model.pane == Pane::Detail {
-        let lines = below(body, 1);
-        let lines = Rect { x: lines.x + 1, width: lines.width.saturating_sub(2), ..lines };
+        let lines = if console { below(body, 1) } else { inset(below(body, 1)) };
         return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
     }
     Layout { header, list: Some(body), rows: rows(body), detail: None, lines: nothing, divider: None, bar }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossterm::event::MouseEvent;
 use vmdeck_engine::clock::Milliseconds;
+use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::doctor;
 use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
@@ -13,7 +14,8 @@ use vmdeck_engine::image::{CatalogEntry, ExportImage, PromoteImage, PruneReport,
 use vmdeck_engine::kernel::{ImportKernel, PullKernel};
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::vm::record::Boot;
-use vmdeck_engine::vm::{ChangeVm, CreateVm};
+use vmdeck_engine::vm::record::Vm;
+use vmdeck_engine::vm::{ChangeVm, CreateVm, HostUsage, VmFile};
 
 use crate::keymap::Key;
 use crate::options::ThemeChoice;
@@ -37,8 +39,8 @@ pub enum Msg {
     Boots(VmId, Vec<Boot>),
     /// A command has ended.
     Outcome(Command, Result<String, ErrorReport>),
-    /// A shell has given the terminal back.
-    ShellEnded(String, Result<(), ErrorReport>),
+    /// A machine has given the terminal back.
+    HandoverEnded(Handover, Result<(), ErrorReport>),
     /// Short names of images that can be pulled.
     Catalog(Vec<CatalogEntry>),
     /// What freeing would free, to be asked about.
@@ -48,8 +50,34 @@ pub enum Msg {
     },
     /// The log was written into a file, or not.
     Saved(PathBuf, Result<(), ErrorReport>),
+    /// What a machine's console printed, in pieces; `anew` when it does not follow what came before.
+    ConsoleOutput {
+        vm: VmId,
+        anew: bool,
+        bytes: Vec<u8>,
+    },
+    /// What is typed reaches the machine's console now, or does not.
+    ConsoleAttached {
+        vm: VmId,
+        result: Result<(), ErrorReport>,
+    },
+    /// The console's other end is gone.
+    ConsoleDetached(VmId),
+    /// What hypervisors use of the host.
+    Usage(Vec<(VmId, HostUsage)>),
+    Files(VmId, Vec<VmFile>),
+    Space(DiskSpace, DiskUsage),
     /// Something that the program's own log tells and the user should see.
     Notice(ErrorReport),
+}
+
+/// Who gets the terminal for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// A shell in the machine of this name.
+    Shell(String),
+    /// Its serial console.
+    Console(String),
 }
 
 /// What the host has, told once.
@@ -60,7 +88,7 @@ pub struct HostFacts {
 }
 
 /// Everything the console asks its runtime to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Effect {
     Quit,
     Suspend,
@@ -74,6 +102,21 @@ pub enum Effect {
     LoadOperationLog(OperationId),
     LoadBoots(String, VmId),
     LoadCatalog,
+    /// Tell what a machine's console prints until something else is asked for.
+    WatchConsole(Box<Vm>),
+    UnwatchConsole,
+    /// Connect to the console that is watched, or let it go.
+    AttachConsole(String),
+    DetachConsole,
+    /// To the console that is attached.
+    TypeConsole(Vec<u8>),
+    /// Hand the terminal to this machine's serial console.
+    FullConsole(String),
+    /// Look at what the hypervisors of these machines use.
+    MeasureUsage(Vec<Vm>),
+    LoadFiles(Box<Vm>),
+    /// Look at what the data directory takes and what is free.
+    MeasureSpace,
     /// Find out what freeing would free.
     PreviewPrune {
         all: bool,
@@ -172,12 +215,5 @@ impl Command {
             Self::ChangeVm { name, .. } => format!("change {name}"),
             Self::CancelOperation { id } => format!("cancel operation {id}"),
         }
-    }
-}
-
-impl PartialEq for Command {
-    fn eq(&self, other: &Self) -> bool {
-        // Requests of the engine have no equality of their own; for tests, what is shown is enough.
-        format!("{self:?}") == format!("{other:?}")
     }
 }

@@ -1,6 +1,7 @@
 //! Everything the console knows. Changed by [`crate::update`] alone, read by [`crate::view`].
 
 pub mod ask;
+pub mod console;
 pub mod filter;
 pub mod form;
 pub mod input;
@@ -10,6 +11,7 @@ pub mod overlay;
 pub mod rates;
 pub mod rows;
 pub mod toast;
+pub mod usage;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use vmdeck_engine::clock::Milliseconds;
+use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::doctor;
 use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
@@ -25,18 +28,22 @@ use vmdeck_engine::image::record::Image;
 use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::{OperationView, Snapshot};
+use vmdeck_engine::vm::VmFile;
 use vmdeck_engine::vm::record::{Boot, Vm, VmState};
 
 use crate::action::Scope;
 use crate::keymap::{Key, Keymap};
+use crate::layout::layout;
 use crate::message::HostFacts;
 use crate::options::ThemeChoice;
 use crate::theme::{Glyphs, Theme};
+use console::ConsolePane;
 use list::{ListCommand, ListState, Listed};
 use log::Log;
 use overlay::Overlay;
 use rates::Rates;
 use toast::Messages;
+use usage::Usages;
 
 /// The five views.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -79,17 +86,26 @@ pub enum Pane {
 pub enum VmTab {
     #[default]
     Boot,
-    Operations,
+    Console,
+    Stats,
+    Ports,
+    Disks,
+    Events,
     Config,
 }
 
 impl VmTab {
-    pub const ALL: [Self; 3] = [Self::Boot, Self::Operations, Self::Config];
+    pub const ALL: [Self; 7] =
+        [Self::Boot, Self::Console, Self::Stats, Self::Ports, Self::Disks, Self::Events, Self::Config];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Boot => "Boot",
-            Self::Operations => "Operations",
+            Self::Console => "Console",
+            Self::Stats => "Stats",
+            Self::Ports => "Ports",
+            Self::Disks => "Disks",
+            Self::Events => "Events",
             Self::Config => "Config",
         }
     }
@@ -116,6 +132,18 @@ pub struct Model {
     pub view: View,
     pub pane: Pane,
     pub vm_tab: VmTab,
+    /// Whether the details have the whole screen.
+    pub zoom: bool,
+    /// The console in sight.
+    pub console: Option<ConsolePane>,
+    /// What hypervisors use, by machine.
+    pub usage: Usages,
+    /// Files of the machine whose disks are shown.
+    pub files: Option<(VmId, Vec<VmFile>)>,
+    /// Room on the disk and what the data directory takes.
+    pub space: Option<(DiskSpace, DiskUsage)>,
+    /// When that was asked for last.
+    pub space_asked_at: Milliseconds,
     /// First line of the details in sight.
     pub detail_offset: usize,
     pub vms: ListState,
@@ -167,6 +195,12 @@ impl Model {
             view: View::Vms,
             pane: Pane::List,
             vm_tab: VmTab::Boot,
+            zoom: false,
+            console: None,
+            usage: Usages::default(),
+            files: None,
+            space: None,
+            space_asked_at: 0,
             detail_offset: 0,
             vms: ListState::default(),
             images: ListState::default(),
@@ -249,12 +283,24 @@ impl Model {
     /// Where a key is looked up, the most specific scope first.
     pub fn scopes(&self) -> &'static [Scope] {
         match self.view {
+            View::Vms if self.in_console() => &[Scope::Console, Scope::Global, Scope::Vms],
             View::Vms => &[Scope::Vms, Scope::List, Scope::Global],
             View::Images => &[Scope::Images, Scope::List, Scope::Global],
             View::Kernels => &[Scope::Kernels, Scope::List, Scope::Global],
             View::Operations => &[Scope::Operations, Scope::List, Scope::Global],
             View::Log => &[Scope::Text, Scope::Global],
         }
+    }
+
+    /// Whether the focus is on a machine's console.
+    pub fn in_console(&self) -> bool {
+        self.view == View::Vms && self.pane == Pane::Detail && self.vm_tab == VmTab::Console
+    }
+
+    /// The machine whose console is or would be in sight.
+    pub fn console_vm(&self) -> Option<&Vm> {
+        let shown = self.view == View::Vms && self.vm_tab == VmTab::Console;
+        self.selected_vm().filter(|_| shown && layout(self).detail.is_some())
     }
 
     pub fn running_operations(&self) -> usize {
@@ -294,6 +340,9 @@ impl Model {
         for vm in self.snapshot.vms.iter() {
             match (vm.state, &vm.run) {
                 (VmState::Starting | VmState::Stopping, _) => earliest(125),
+                (VmState::Running, Some(_)) if self.view == View::Vms && self.usage.is_wanted() => {
+                    earliest(self.usage.due(self.now));
+                }
                 (VmState::Running, Some(run)) if self.view == View::Vms => {
                     // To the moment its text changes: each second in the first minute, then each minute.
                     let up = (self.now - run.started_at).max(0);

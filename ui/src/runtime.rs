@@ -6,6 +6,7 @@
 //! once, a change of the store with the others of the same thirtieth of a second.
 
 mod attach;
+mod console;
 mod engine;
 mod signals;
 
@@ -23,11 +24,11 @@ use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::{Engine, Error, Result, clock};
 
 use crate::keymap::{Key, Keymap};
-use crate::message::{Effect, HostFacts, Msg};
+use crate::message::{Effect, Handover, HostFacts, Msg};
 use crate::model::Model;
 use crate::options::{ConsoleOptions, KeysFile};
 use crate::screen::Screen;
-use crate::terminal::{self, TerminalGuard, watch_for_hangup};
+use crate::terminal::{self, TerminalGuard, Typed, watch_for_hangup};
 use crate::update::update;
 use crate::view::view;
 use engine::Link;
@@ -142,8 +143,8 @@ struct Console {
     /// When the next frame is due.
     due: Option<Instant>,
     ending: Option<Ending>,
-    /// The machine in which a shell is asked for.
-    shell: Option<String>,
+    /// Whom the terminal is to be handed to.
+    handover: Option<Handover>,
 }
 
 impl Console {
@@ -167,7 +168,7 @@ impl Console {
             painted_at: None,
             due: None,
             ending: None,
-            shell: None,
+            handover: None,
         };
         console.measure();
         console.take_in(Msg::Host(host_facts()));
@@ -182,8 +183,8 @@ impl Console {
             if let Some(ending) = self.ending.take() {
                 return Ok(ending);
             }
-            if let Some(name) = self.shell.take() {
-                self.run_shell(name).await;
+            if let Some(handover) = self.handover.take() {
+                self.hand_over(handover).await;
             }
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 self.paint()?;
@@ -332,7 +333,8 @@ impl Console {
             }
             Effect::Mouse(on) => drop(self.guard.set_mouse(on)),
             Effect::Copy(text) => drop(write_out(&osc52(&text))),
-            Effect::Shell(name) => self.shell = Some(name),
+            Effect::Shell(name) => self.handover = Some(Handover::Shell(name)),
+            Effect::FullConsole(name) => self.handover = Some(Handover::Console(name)),
             other => self.link.perform(other),
         }
     }
@@ -348,7 +350,9 @@ impl Console {
             Signal::Continue => {
                 // Stopped by SIGSTOP, which no program sees: the shell has set the terminal its own way.
                 self.guard.release();
-                self.guard.retake().map_err(|error| Error::io("cannot take the terminal again", error))?;
+                self.guard
+                    .retake(Typed::ThrownAway)
+                    .map_err(|error| Error::io("cannot take the terminal again", error))?;
                 self.screen.invalidate();
                 self.measure();
                 self.want(Urgency::Input);
@@ -363,12 +367,12 @@ impl Console {
         self.guard.release();
         // SIGTSTP itself is caught, so it would not stop anything. Returns when continued.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
-        self.resume();
+        self.resume(Typed::ThrownAway);
     }
 
     /// Takes the terminal again after somebody else had it.
-    fn resume(&mut self) {
-        let _ = self.guard.retake();
+    fn resume(&mut self, typed: Typed) {
+        let _ = self.guard.retake(typed);
         self.signals.forget_continue();
         self.events = Some(EventStream::new());
         self.screen.invalidate();
@@ -376,17 +380,19 @@ impl Console {
         self.want(Urgency::Input);
     }
 
-    /// Hands the terminal to a shell in a machine until it ends or the user detaches.
-    async fn run_shell(&mut self, name: String) {
+    /// Hands the terminal to a machine until its shell ends or the user comes back.
+    async fn hand_over(&mut self, handover: Handover) {
         let engine = match self.link.engine() {
             Ok(engine) => engine.clone(),
-            Err(error) => return self.take_in(Msg::ShellEnded(name, Err(error.report()))),
+            Err(error) => return self.take_in(Msg::HandoverEnded(handover, Err(error.report()))),
         };
         self.events = None;
+        // What was typed after the key that asked for this is the machine's already.
+        let typed = attach::typed_ahead();
         self.guard.release();
         let size = (self.model.width, self.model.height);
         // On the engine's runtime, as all that the engine is asked for.
-        let mut task = self.link.runtime().spawn(attach::shell(engine, name.clone(), size));
+        let mut task = self.link.runtime().spawn(attach::hand_over(engine, handover.clone(), size, typed));
         let result = loop {
             tokio::select! {
                 result = &mut task => break result.unwrap_or_else(|error| {
@@ -401,9 +407,10 @@ impl Console {
                 }
             }
         };
-        self.resume();
+        // What is typed from here on is for the console: nothing of it is thrown away.
+        self.resume(Typed::Kept);
         let result = result.map_err(|error| error.report());
-        self.take_in(Msg::ShellEnded(name, result));
+        self.take_in(Msg::HandoverEnded(handover, result));
     }
 }
 

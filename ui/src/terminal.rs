@@ -4,6 +4,7 @@
 //! disables the signals of the keyboard (ISIG), and a plain SIGTERM would skip every destructor, so
 //! none of the three can stand for the others.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,13 @@ const LEAVE: &[u8] =
 const MOUSE_ON: &[u8] = b"\x1b[?1000h\x1b[?1002h\x1b[?1006h";
 const MOUSE_OFF: &[u8] = b"\x1b[?1006l\x1b[?1002l\x1b[?1000l";
 
+/// What becomes of what was typed while somebody else had the terminal and did not read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Typed {
+    Kept,
+    ThrownAway,
+}
+
 /// The terminal while the console has it; dropping it gives it back.
 #[derive(Debug)]
 pub struct TerminalGuard {
@@ -44,9 +52,11 @@ impl TerminalGuard {
         restore();
     }
 
-    /// Takes it again after [`Self::release`]. What was typed in between is thrown away.
-    pub fn retake(&self) -> io::Result<()> {
-        let _ = nix::sys::termios::tcflush(io::stdin(), nix::sys::termios::FlushArg::TCIFLUSH);
+    /// Takes it again after [`Self::release`].
+    pub fn retake(&self, typed: Typed) -> io::Result<()> {
+        if typed == Typed::ThrownAway {
+            let _ = nix::sys::termios::tcflush(io::stdin(), nix::sys::termios::FlushArg::TCIFLUSH);
+        }
         enter(self.mouse)
     }
 
@@ -125,13 +135,28 @@ pub struct HangupWatch {
     _stop: mpsc::Sender<()>,
 }
 
+thread_local! {
+    /// Whether a panic of this thread is caught where it happens.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what catches its own panics: the terminal is kept, the panic goes to the log.
+pub fn quietly<T>(run: impl FnOnce() -> T) -> T {
+    let before = QUIET.replace(true);
+    let result = run();
+    QUIET.set(before);
+    result
+}
+
 /// Has a panic of the thread that draws restore the terminal before its message is printed; one of
 /// an engine task goes to the log, and the console goes on: the operation fails with an internal error.
 pub fn install_panic_hook() {
     let ours = std::thread::current().id();
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |information| {
-        if std::thread::current().id() == ours {
+        if QUIET.get() {
+            tracing::error!("caught: {information}");
+        } else if std::thread::current().id() == ours {
             restore();
             before(information);
         } else if is_taken() {

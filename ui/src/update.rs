@@ -5,6 +5,7 @@ mod act;
 mod again;
 mod available;
 mod choices;
+mod console;
 mod forms;
 mod keys;
 mod motion;
@@ -22,12 +23,12 @@ use vmdeck_engine::snapshot::{OperationView, Snapshot};
 use vmdeck_engine::vm::record::Vm;
 
 use crate::layout::layout;
-use crate::message::{Command, Effect, Msg};
+use crate::message::{Command, Effect, Handover, Msg};
 use crate::model::list::ListCommand;
 use crate::model::log::LogLine;
 use crate::model::overlay::Overlay;
 use crate::model::toast::Level;
-use crate::model::{Model, View};
+use crate::model::{Model, View, VmTab};
 use crate::view;
 
 pub use available::{Availability, availability};
@@ -40,6 +41,7 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
     let mut effects = Vec::new();
     match msg {
         Msg::Key(key) => keys::key(model, key, &mut effects),
+        Msg::Paste(text) if console::has_keys(model) => console::paste(model, &text, &mut effects),
         Msg::Paste(text) => keys::paste(model, &text),
         Msg::Mouse(event) => mouse::mouse(model, event, &mut effects),
         Msg::Resize(width, height) => (model.width, model.height) = (width, height),
@@ -55,10 +57,22 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::OperationLog(id, lines) => model.operation_log = Some((id, lines)),
         Msg::Boots(id, boots) => model.boots = Some((id, boots)),
         Msg::Outcome(command, result) => outcome(model, &command, result),
-        Msg::ShellEnded(name, result) => match result {
-            Ok(()) => say(model, Level::Information, format!("the shell in {name} has ended"), None),
-            Err(error) => fail(model, &format!("shell in {name}"), error),
-        },
+        Msg::HandoverEnded(handover, result) => {
+            let (what, name) = match handover {
+                Handover::Shell(name) => ("shell in", name),
+                Handover::Console(name) => ("console of", name),
+            };
+            match result {
+                Ok(()) => say(model, Level::Information, format!("back from the {what} {name}"), None),
+                Err(error) => fail(model, &format!("{what} {name}"), error),
+            }
+        }
+        Msg::ConsoleOutput { vm, anew, bytes } => console::output(model, &vm, anew, &bytes),
+        Msg::ConsoleAttached { vm, result } => console::attached(model, &vm, result),
+        Msg::ConsoleDetached(vm) => console::detached(model, &vm),
+        Msg::Usage(seen) => model.usage.take(seen),
+        Msg::Files(id, files) => model.files = Some((id, files)),
+        Msg::Space(space, usage) => model.space = Some((space, usage)),
         Msg::Catalog(catalog) => model.catalog = catalog,
         Msg::PrunePreview { all, report } => match report {
             Ok(report) => questions::prune(model, all, &report),
@@ -75,6 +89,8 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         rates.sample(now, &snapshot.operations);
     }
     settle(model);
+    console::settle(model, &mut effects);
+    measure(model, &mut effects);
     load_details(model, &mut effects);
     effects
 }
@@ -133,6 +149,29 @@ fn refresh(model: &mut Model) {
     model.with_list(ListCommand::Refresh);
 }
 
+/// Time between two looks at what the data directory takes, in milliseconds.
+const SPACE_PERIOD: Milliseconds = 10_000;
+
+/// Asks for the figures that change by themselves and are in sight.
+fn measure(model: &mut Model, effects: &mut Vec<Effect>) {
+    if !model.engine_open || model.snapshot.generation == 0 {
+        return;
+    }
+    let now = model.now;
+    if model.view == View::Vms {
+        let running = model.snapshot.vms.iter().filter(|vm| vm.run.is_some() && vm.state.has_process());
+        let running: Vec<Vm> = running.cloned().collect();
+        if !running.is_empty() && model.usage.ask(now) {
+            effects.push(Effect::MeasureUsage(running));
+        }
+    }
+    // With every change, and not more often than this; nothing changes on a quiet deck.
+    if model.space_asked_at == 0 || now - model.space_asked_at >= SPACE_PERIOD {
+        model.space_asked_at = now;
+        effects.push(Effect::MeasureSpace);
+    }
+}
+
 /// Asks for what the details show and the snapshot does not hold.
 fn load_details(model: &mut Model, effects: &mut Vec<Effect>) {
     if !model.engine_open || layout(model).detail.is_none() {
@@ -146,6 +185,14 @@ fn load_details(model: &mut Model, effects: &mut Vec<Effect>) {
                     effects.push(Effect::LoadOperationLog(id.clone()));
                     model.operation_log = Some((id.clone(), Vec::new()));
                 }
+            }
+        }
+        View::Vms if model.vm_tab == VmTab::Disks => {
+            if let Some(vm) = model.vms.current::<Vm>(&model.snapshot)
+                && model.files.as_ref().is_none_or(|(known, _)| *known != vm.id)
+            {
+                effects.push(Effect::LoadFiles(Box::new(vm.clone())));
+                model.files = Some((vm.id.clone(), Vec::new()));
             }
         }
         View::Vms => {

@@ -3,6 +3,7 @@
 mod activity;
 pub mod bar;
 mod columns;
+mod console;
 pub mod detail;
 mod forms;
 pub mod header;
@@ -11,6 +12,7 @@ mod log;
 mod pen;
 mod phases;
 mod progress;
+mod spark;
 mod table;
 mod welcome;
 mod windows;

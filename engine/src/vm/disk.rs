@@ -19,9 +19,9 @@ use crate::kernel::record::Kernel;
 use crate::vmm::{Disk, DiskFormat, qcow2};
 
 pub(super) const ROOT: &str = "root.qcow2";
-const WORK_OVERLAY: &str = "work.qcow2";
+pub(super) const WORK_OVERLAY: &str = "work.qcow2";
 /// A work disk that is no overlay: the image has no seed.
-const WORK_RAW: &str = "work.ext4";
+pub(super) const WORK_RAW: &str = "work.ext4";
 
 /// Length of a fresh work file system; the guest grows it to the length of its disk.
 const FRESH_WORK_BYTES: u64 = 64 << 20;

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::image::{PruneImages, PullImage};
 use vmdeck_engine::vm::{Changed, StopOutcome, TakesEffect};
 use vmdeck_engine::{Engine, Error, Result, doctor};
 
+use super::console::Watcher;
 use crate::format::Bytes;
 use crate::message::{Command, Effect, Msg};
 use crate::options::WriteNew;
@@ -25,6 +27,8 @@ pub(super) struct Link {
     opening: Arc<Mutex<Option<Result<Engine>>>>,
     engine: Option<Engine>,
     write_new: Option<WriteNew>,
+    /// The console in sight.
+    console: Option<Watcher>,
 }
 
 impl Link {
@@ -46,7 +50,7 @@ impl Link {
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
             let _ = sender.send(Msg::EngineOpened).await;
         });
-        Self { runtime, messages, opening, engine: None, write_new }
+        Self { runtime, messages, opening, engine: None, write_new, console: None }
     }
 
     /// What became of opening, once.
@@ -67,9 +71,27 @@ impl Link {
     }
 
     /// Starts what an effect asks of the engine.
-    pub(super) fn perform(&self, effect: Effect) {
+    pub(super) fn perform(&mut self, effect: Effect) {
         let Some(engine) = self.engine.clone() else { return };
         let (messages, write_new) = (self.messages.clone(), self.write_new);
+        let effect = match effect {
+            Effect::WatchConsole(vm) => {
+                self.console = Some(Watcher::start(&self.runtime, engine, *vm, messages));
+                return;
+            }
+            Effect::UnwatchConsole => {
+                self.console = None;
+                return;
+            }
+            Effect::AttachConsole(name) => {
+                return self.console.iter().for_each(|console| console.attach(name.clone()));
+            }
+            Effect::DetachConsole => return self.console.iter().for_each(Watcher::detach),
+            Effect::TypeConsole(bytes) => {
+                return self.console.iter().for_each(|console| console.type_in(bytes.clone()));
+            }
+            other => other,
+        };
         self.runtime.spawn(async move {
             let msg = match effect {
                 Effect::Examine => {
@@ -84,6 +106,18 @@ impl Link {
                     let result = Box::pin(run(&engine, command.clone())).await;
                     Some(Msg::Outcome(command, result.map_err(|error| error.report())))
                 }
+                Effect::MeasureUsage(vms) => Some(Msg::Usage(engine.vms().usage(vms).await)),
+                Effect::LoadFiles(vm) => match engine.vms().files(&vm).await {
+                    Ok(files) => Some(Msg::Files(vm.id, files)),
+                    Err(error) => Some(Msg::Notice(error.report())),
+                },
+                Effect::MeasureSpace => match space(&engine).await {
+                    Ok((space, usage)) => Some(Msg::Space(space, usage)),
+                    Err(error) => {
+                        tracing::warn!(%error, "the room on the disk is not known");
+                        None
+                    }
+                },
                 Effect::LoadCatalog => match engine.images().catalog().await {
                     Ok(catalog) => Some(Msg::Catalog(catalog)),
                     Err(error) => Some(Msg::Notice(error.report())),
@@ -112,6 +146,10 @@ impl Link {
             let _ = tokio::time::timeout(patience, ended).await;
         }
     }
+}
+
+async fn space(engine: &Engine) -> Result<(DiskSpace, DiskUsage)> {
+    Ok((engine.disk_space().await?, engine.disk_usage().await?))
 }
 
 async fn save(write_new: Option<WriteNew>, path: PathBuf, text: String) -> Result<()> {

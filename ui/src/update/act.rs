@@ -5,7 +5,7 @@ use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::{Vm, VmState};
 
 use super::available::{Availability, availability};
-use super::{again, choices, motion, open, questions, refresh, say};
+use super::{again, choices, console, motion, open, questions, refresh, say};
 use crate::action::Action;
 use crate::message::{Command, Effect};
 use crate::model::ask::Ask;
@@ -66,6 +66,12 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         }
         Action::Redraw => effects.push(Effect::Redraw),
         Action::Suspend => effects.push(Effect::Suspend),
+        Action::Zoom => {
+            model.zoom = !model.zoom;
+            if model.zoom {
+                model.pane = Pane::Detail;
+            }
+        }
         Action::Down
         | Action::Up
         | Action::HalfPageDown
@@ -131,6 +137,14 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
             unmark(model);
         }
         Action::DeleteVm => questions::delete_vms(model),
+        Action::Console => console::open(model, effects),
+        Action::FullConsole => {
+            effects.extend(model.selected_name().map(|name| Effect::FullConsole(name.to_owned())));
+        }
+        Action::ConsoleType => console::take_keys(model, effects),
+        Action::ConsoleSearch => console::search(model),
+        Action::ConsoleNext => console::find(model, false),
+        Action::ConsolePrevious => console::find(model, true),
         Action::Shell => effects.extend(model.selected_name().map(|name| Effect::Shell(name.to_owned()))),
         Action::EditVm => ask(model, |model| model.selected_vm().map(Ask::edit_vm)),
         Action::PromoteVm => ask(model, |model| {
@@ -195,6 +209,10 @@ fn back(model: &mut Model) {
     if let Some(list) = model.list_mut() {
         if !list.marks.is_empty() || list.range_from.is_some() {
             unmark(model);
+            return;
+        }
+        if model.zoom {
+            model.zoom = false;
             return;
         }
         if model.pane == Pane::Detail {

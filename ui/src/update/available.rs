@@ -57,6 +57,21 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             vms(VmState::has_process, "it does not run")
         }
         Action::DeleteVm => vms(|_| true, ""),
+        Action::Console | Action::Zoom if model.view == View::Vms => {
+            Availability::when(model.selected_vm().is_some(), "no machine is selected")
+        }
+        Action::Zoom => Availability::when(
+            model.list().is_some_and(|list| !list.rows.is_empty()),
+            "there are no details here",
+        ),
+        Action::FullConsole | Action::ConsoleType => match model.selected_vm() {
+            None => Unavailable("no machine is selected".into()),
+            Some(vm) => Availability::when(vm.state.has_process(), "the machine does not run"),
+        },
+        Action::ConsoleNext | Action::ConsolePrevious => Availability::when(
+            model.console.as_ref().is_some_and(|console| !console.needle.is_empty()),
+            "nothing was searched for yet",
+        ),
         Action::Shell => match model.vms.current::<Vm>(&model.snapshot) {
             None => Unavailable("no machine is selected".into()),
             Some(vm) => Availability::when(vm.state == VmState::Running, "a shell needs a running machine"),

@@ -2,7 +2,7 @@
 
 use crossterm::event::KeyCode;
 
-use super::{act, refresh, say, windows};
+use super::{act, console, refresh, say, windows};
 use crate::action::Action;
 use crate::keymap::{Key, Lookup, sequence};
 use crate::layout::is_tiny;
@@ -24,12 +24,20 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
         windows::key(model, key, effects);
         return;
     }
-    if model.list().is_some_and(|list| list.filter_input.is_some()) {
+    if !model.in_console() && model.list().is_some_and(|list| list.filter_input.is_some()) {
         filter_key(model, key);
         return;
     }
     if model.view == View::Log && model.log.filter_input.is_some() {
         log_filter_key(&mut model.log, key);
+        return;
+    }
+    if console::is_searching(model) {
+        console::search_key(model, key);
+        return;
+    }
+    if console::has_keys(model) {
+        console::key(model, key, effects);
         return;
     }
     model.pending.push(key);
@@ -72,6 +80,10 @@ pub(super) fn paste(model: &mut Model, text: &str) {
     if let (View::Log, Some(input)) = (model.view, &mut model.log.filter_input) {
         input.paste(text);
         input.text().clone_into(&mut model.log.filter);
+        return;
+    }
+    if let Some(input) = model.console.as_mut().and_then(|console| console.search_input.as_mut()) {
+        input.paste(text);
         return;
     }
     let input = model.list_mut().and_then(|list| list.filter_input.as_mut());

@@ -9,6 +9,7 @@ pub(super) fn go(model: &mut Model, view: View) {
     if model.view != view {
         model.view = view;
         model.pane = Pane::List;
+        model.zoom = false;
         model.detail_offset = 0;
     }
 }
@@ -17,6 +18,16 @@ pub(super) fn scroll(model: &mut Model, action: Action, count: Option<u32>) {
     let places = layout(model);
     if model.view == View::Log {
         scroll_log(model, action, count, usize::from(places.lines.height));
+        return;
+    }
+    if model.in_console()
+        && let Some(console) = &mut model.console
+    {
+        // Scrolled back is counted from the end.
+        let page = usize::from(places.lines.height);
+        let most = usize::MAX / 2;
+        let at = most - console.scrolled();
+        console.scroll_to(most - scrolled(at, most + 1, page, action, count));
         return;
     }
     if model.pane == Pane::Detail {

@@ -3,7 +3,8 @@
 use ratatui::layout::Rect;
 
 use crate::action::{ACTIONS, Action, Impact};
-use crate::keymap;
+use crate::keymap::{self, Lookup};
+use crate::model::console::ConsolePane;
 use crate::model::toast::Level;
 use crate::model::{Model, Pane};
 use crate::paint::Painter;
@@ -35,6 +36,21 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         hint(model, painter, &mut x, right, area.y, "state:running", "by a column");
         return;
     }
+    if model.in_console()
+        && model.overlays.is_empty()
+        && model.console.as_ref().is_some_and(ConsolePane::has_keys)
+    {
+        hint(
+            model,
+            painter,
+            &mut x,
+            right,
+            area.y,
+            "ctrl-]",
+            "takes the keys back; until then they go to the machine",
+        );
+        return;
+    }
     // Help and quit are always found at the end; what is left is for the rest, by rank.
     let width = |action: Action| {
         let keys = model.keymap.keys_of(action)?;
@@ -46,7 +62,11 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     let mut count = 0;
     for info in ACTIONS.iter().filter(|info| info.rank > 0 && !always.contains(&info.action)) {
         let shown = availability(model, info.action) == Availability::Available
-            && (model.pane == Pane::List || info.action != Action::Open);
+            && (model.pane == Pane::List || info.action != Action::Open)
+            // Not one whose key means something else here.
+            && model.keymap.keys_of(info.action).is_some_and(|keys| {
+                model.keymap.lookup(model.scopes(), keys) == Lookup::Action(info.action)
+            });
         if shown && count < MOST {
             actions[count] = Some(info);
             count += 1;

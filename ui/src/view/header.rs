@@ -9,6 +9,9 @@ use crate::model::{Model, View};
 use crate::paint::Painter;
 use crate::text;
 
+/// Room on the disk that is little, in bytes.
+const LITTLE: u64 = 2 << 30;
+
 /// Where each view's tab is in the first line: offset and width, with its title short or long.
 fn tabs(model: &Model) -> [(u16, u16, bool); 5] {
     let brand = brand_width(model);
@@ -152,9 +155,14 @@ fn host(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     let all = model.host.memory_bytes >> 20;
     x += painter.format(x, area.y, room(x), format_args!("{}", Mebibytes(memory)), over(memory > all));
     x += painter.format(x, area.y, room(x), format_args!("/{}", Mebibytes(all)), theme.dim);
-    let used: u64 = model.snapshot.images.iter().map(|image| image.used_bytes).sum();
-    x += painter.text(x, area.y, room(x), "  images ", theme.dim);
-    x += painter.format(x, area.y, room(x), format_args!("{}", Bytes(used)), theme.text);
+    if let Some((space, usage)) = &model.space {
+        let style =
+            if space.free_bytes < usage.allocated_bytes.max(LITTLE) { theme.warning } else { theme.text };
+        x += painter.text(x, area.y, room(x), "  disk ", theme.dim);
+        x += painter.format(x, area.y, room(x), format_args!("{}", Bytes(usage.allocated_bytes)), theme.text);
+        x += painter.text(x, area.y, room(x), ", free ", theme.dim);
+        x += painter.format(x, area.y, room(x), format_args!("{}", Bytes(space.free_bytes)), style);
+    }
     x += 2;
     match &model.doctor {
         None => {}

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use super::detail::findings;
+use super::detail::host::findings;
 use super::pen::Pen;
 use crate::action::Action;
 use crate::model::{Model, View};

@@ -3,7 +3,7 @@
 use ratatui::layout::Rect;
 
 use super::bar::level_look;
-use super::detail::findings;
+use super::detail::host::findings;
 use super::forms;
 use super::pen::Pen;
 use crate::action::{ACTIONS, Impact, Scope};

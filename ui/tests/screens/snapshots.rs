@@ -69,7 +69,57 @@ fn the_configuration_of_a_machine() {
 
 #[test]
 fn the_operations_of_a_machine() {
-    check("vm-operations", busy, |model| drop(press(model, "j j enter l")));
+    check("vm-events", busy, |model| drop(press(model, "j j enter l l l l l")));
+}
+
+#[test]
+fn what_a_machine_uses() {
+    check("vm-stats", busy, |model| {
+        sample::use_some(model);
+        press(model, "enter l l");
+    });
+}
+
+#[test]
+fn the_ports_of_a_machine() {
+    check("vm-ports", busy, |model| drop(press(model, "enter l l l")));
+}
+
+#[test]
+fn the_disks_of_a_machine() {
+    check("vm-disks", busy, |model| {
+        press(model, "enter l l l l");
+        let id = model.selected_vm().unwrap().id.clone();
+        update(model, NOW, Msg::Files(id, sample::files()));
+    });
+}
+
+fn print(model: &mut Model, bytes: &[u8]) {
+    let vm = model.console.as_ref().unwrap().vm.clone();
+    update(model, NOW, Msg::ConsoleOutput { vm, anew: false, bytes: bytes.to_vec() });
+}
+
+#[test]
+fn a_console() {
+    check("console", busy, |model| {
+        press(model, "c");
+        let vm = model.console.as_ref().unwrap().vm.clone();
+        update(model, NOW, Msg::ConsoleAttached { vm, result: Ok(()) });
+        print(model, b"Debian GNU/Linux 12 api ttyS0\r\n\r\napi login: \x1b[31mroot\x1b[0m\r\n");
+        print(model, b"\x1b]0;a title\x07root@api:~# ");
+    });
+}
+
+#[test]
+fn a_console_searched_on_the_whole_screen() {
+    check("console-search", busy, |model| {
+        press(model, "j c z");
+        let lines: String = (0..200).map(|number| format!("[{number:>5}] unit {}\r\n", number % 7)).collect();
+        print(model, lines.as_bytes());
+        press(model, "/");
+        enter(model, "unit 3");
+        press(model, "enter n n");
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use vmdeck_engine::clock::Milliseconds;
+use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::doctor::{Check, CheckStatus, Report};
 use vmdeck_engine::error::{ErrorKind, ErrorReport};
 use vmdeck_engine::identifier::{ImageId, OperationId, VmId};
@@ -22,6 +23,7 @@ use vmdeck_engine::vm::record::{
     Boot, BootFailure, BootFailureClass, BootPhase, BootPhaseName, BootPhaseStatus, NetworkMode, PortForward,
     Protocol, Vm, VmRun, VmSettings, VmState,
 };
+use vmdeck_engine::vm::{HostUsage, VmFile};
 use vmdeck_engine::vmm::Accelerator;
 use vmdeck_ui::keymap::{Key, Keymap};
 use vmdeck_ui::message::{Effect, HostFacts, Msg};
@@ -51,6 +53,10 @@ pub(crate) fn themed(snapshot: Snapshot, width: u16, height: u16, theme: ThemeCh
         Msg::EngineOpened,
         Msg::Snapshot(Arc::new(snapshot)),
         Msg::Doctor(Ok(report())),
+        Msg::Space(
+            DiskSpace { total_bytes: 400 << 30, free_bytes: 212 << 30 },
+            DiskUsage { allocated_bytes: 5 << 30, ..DiskUsage::default() },
+        ),
     ] {
         update(&mut model, NOW, msg);
     }
@@ -366,6 +372,41 @@ pub(crate) fn busy() -> Snapshot {
         vms: Arc::new(vms),
         operations: Arc::new(operations),
     }
+}
+
+/// Lets the machines that run use something, for a minute.
+pub(crate) fn use_some(model: &mut Model) {
+    for second in 0..60 {
+        let seen = model.snapshot.vms.iter().filter(|vm| vm.run.is_some()).enumerate().map(|(index, vm)| {
+            let second = second as u64;
+            let cpu_ms = second * 120 * (index as u64 + 1) + (second * second * 7) % 100;
+            let usage = HostUsage {
+                at: NOW + 1000 * second as i64,
+                cpu_ms,
+                resident_bytes: (180 + 3 * second) << 20,
+                read_bytes: second * 900_000,
+                written_bytes: second * 120_000,
+            };
+            (vm.id.clone(), usage)
+        });
+        let seen = seen.collect();
+        model.usage.take(seen);
+    }
+    model.usage.ask(NOW);
+}
+
+/// Files of a machine.
+pub(crate) fn files() -> Vec<VmFile> {
+    let file = |name: &str, logical: u64, allocated: u64| VmFile {
+        name: name.into(),
+        logical_bytes: logical,
+        allocated_bytes: allocated,
+    };
+    vec![
+        file("root.qcow2", 8 << 30, 311 << 20),
+        file("work.qcow2", 8 << 30, 12 << 20),
+        file("console.log", 41_200, 45_056),
+    ]
 }
 
 /// Short names of images.

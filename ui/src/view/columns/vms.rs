@@ -5,8 +5,8 @@ use vmdeck_engine::vm::record::Vm;
 use crate::format::{Mebibytes, Span};
 use crate::text;
 use crate::view::lists::state_look;
-use crate::view::phases;
-use crate::view::table::Column;
+use crate::view::table::{Cell, Column};
+use crate::view::{phases, spark};
 
 pub(in crate::view) const VMS: &[Column<Vm>] = &[
     Column {
@@ -62,30 +62,24 @@ pub(in crate::view) const VMS: &[Column<Vm>] = &[
             }
         },
     },
-    Column {
-        title: "CPU",
-        min: 3,
-        max: 3,
-        rank: 6,
-        right: true,
-        sort: Some(3),
-        measure: None,
-        paint: |cell, vm| {
-            let style = cell.model.theme.text;
-            cell.format(format_args!("{}", vm.settings.cpus), style);
-        },
-    },
+    Column { title: "CPU", min: 5, max: 14, rank: 5, right: false, sort: Some(3), measure: None, paint: cpu },
     Column {
         title: "MEM",
-        min: 5,
-        max: 5,
+        min: 6,
+        max: 6,
         rank: 6,
         right: true,
         sort: Some(4),
         measure: None,
-        paint: |cell, vm| {
-            let style = cell.model.theme.text;
-            cell.format(format_args!("{}", Mebibytes(vm.settings.memory_mib)), style);
+        paint: |cell, vm| match cell.model.usage.latest(&vm.id) {
+            Some(sample) => {
+                let style = cell.model.theme.text;
+                cell.format(format_args!("{}", Mebibytes(sample.resident_bytes >> 20)), style);
+            }
+            None => {
+                let style = cell.model.theme.dim;
+                cell.format(format_args!("{}", Mebibytes(vm.settings.memory_mib)), style);
+            }
         },
     },
     Column {
@@ -118,3 +112,23 @@ pub(in crate::view) const VMS: &[Column<Vm>] = &[
         },
     },
 ];
+
+/// What it uses of its processors, and has used lately; of one that does not run, how many it has.
+fn cpu(cell: &mut Cell<'_, '_>, vm: &Vm) {
+    let model = cell.model;
+    let theme = &model.theme;
+    let Some(sample) = model.usage.latest(&vm.id) else {
+        cell.format(format_args!("{}", vm.settings.cpus), theme.dim);
+        return;
+    };
+    let most = u64::from(vm.settings.cpus.max(1)) * 1000;
+    let room = usize::from(cell.width().saturating_sub(5));
+    let samples = model.usage.samples(&vm.id);
+    let skip = samples.len().saturating_sub(room);
+    let blank = u16::try_from(room - samples.len().min(room)).unwrap_or(0);
+    cell.skip(blank);
+    for sample in samples.skip(skip) {
+        cell.glyph(spark::bar(&model.glyphs, u64::from(sample.cpu), most), theme.bar_done);
+    }
+    cell.format(format_args!("{:>4}%", sample.cpu / 10), theme.text);
+}
