@@ -41,7 +41,8 @@ pub struct AcceleratorVerdict {
 #[derive(Clone, Debug)]
 pub struct MachineSpec {
     /// The machine's folder. Put here, mode 0600: `qmp.sock`, `channel-<n>.sock` (host ends of the
-    /// virtio-serial ports, see [`crate::guest`]), `console.sock`, `console.log`.
+    /// virtio-serial ports, see [`crate::guest`]), `console.sock`, `console.log` (at most 16 MiB; what was before it is
+    /// in `console.log.1`).
     pub directory: PathBuf,
     /// For the process title; has passed the check of names.
     pub name: String,
@@ -165,7 +166,8 @@ pub trait Machine: Send + Sync {
     /// Ends the process: asks it to quit, and kills it when it does not within a second.
     fn terminate(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Waits until the process is gone. Does not poll (pidfd).
+    /// Waits until the process is gone (by pidfd, without polling) and what the guest printed last is
+    /// in `console.log`.
     fn wait(&self) -> BoxFuture<'_, Result<()>>;
 
     fn add_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;

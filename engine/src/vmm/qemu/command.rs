@@ -17,11 +17,8 @@ use crate::vm::record::{PortForward, Protocol};
 /// Names within the machine's folder.
 pub(super) const CONTROL_SOCKET: &str = "qmp.sock";
 pub(super) const CONSOLE_SOCKET: &str = "console.sock";
-pub(super) const CONSOLE_LOG: &str = "console.log";
-/// QEMU takes the journal's two files from the chardev's path by adding `.in` and `.out`.
-pub(super) const JOURNAL_IN: &str = "journal.in";
-pub(super) const JOURNAL_OUT: &str = "journal.out";
-/// What QEMU reads from [`JOURNAL_IN`].
+pub(super) const JOURNAL: &str = "journal.out";
+/// What makes QEMU tell events on the journal's monitor.
 pub(super) const JOURNAL_COMMANDS: &str = "{\"execute\":\"qmp_capabilities\"}\n";
 
 /// Number of virtio-serial ports that lead to the guest's agent.
@@ -35,6 +32,10 @@ pub(super) const NETDEV: &str = "net0";
 pub(super) struct Start {
     /// Descriptor of a connected socket on which QEMU talks QMP to the process that starts it.
     pub(super) launch_socket: i32,
+    /// Descriptor of the pipe into which what the console prints is copied.
+    pub(super) console_pipe: i32,
+    /// Descriptor of a connected socket on which QEMU tells events.
+    pub(super) journal_socket: i32,
     /// Whether this QEMU was built with the filter of system calls.
     pub(super) sandbox: bool,
 }
@@ -56,7 +57,7 @@ pub(super) fn arguments(spec: &MachineSpec, start: Start) -> Result<Vec<OsString
     line.pair("-kernel", spec.kernel.as_os_str()).pair("-initrd", spec.initrd.as_os_str());
     line.pair("-append", &spec.command_line);
     monitors(&mut line, start);
-    console(&mut line);
+    console(&mut line, start);
     channels(&mut line);
     for (index, disk) in spec.disks.iter().enumerate() {
         self::disk(&mut line, &spec.directory, index, disk)?;
@@ -84,24 +85,20 @@ fn machine(line: &mut Line, spec: &MachineSpec) {
 }
 
 /// Three monitors, because each serves one client: the process that starts QEMU has one of its own,
-/// every later command comes by the socket, and the journal's writes down all events (a "pipe" of
-/// two regular files: one with the command that makes QEMU talk, one that it talks into).
+/// every later command comes by the socket, and the journal's tells all events to the recorder.
 fn monitors(line: &mut Line, start: Start) {
     line.pair("-chardev", format!("socket,id=launch,fd={}", start.launch_socket));
     line.pair("-mon", "chardev=launch,mode=control");
     line.pair("-chardev", format!("socket,id=qmp,path={CONTROL_SOCKET},server=on,wait=off"));
     line.pair("-mon", "chardev=qmp,mode=control");
-    line.pair("-chardev", "pipe,id=journal,path=journal");
+    line.pair("-chardev", format!("socket,id=journal,fd={}", start.journal_socket));
     line.pair("-mon", "chardev=journal,mode=control");
 }
 
-fn console(line: &mut Line) {
-    line.pair(
-        "-chardev",
-        format!(
-            "socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,logfile={CONSOLE_LOG},logappend=on"
-        ),
-    );
+fn console(line: &mut Line, start: Start) {
+    let socket = format!("socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off");
+    // A client of the socket and the log get the same.
+    line.pair("-chardev", format!("{socket},logfile=/proc/self/fd/{},logappend=on", start.console_pipe));
     line.pair("-serial", "chardev:console");
 }
 
@@ -285,7 +282,7 @@ mod tests {
         }
     }
 
-    const START: Start = Start { launch_socket: 9, sandbox: true };
+    const START: Start = Start { launch_socket: 9, console_pipe: 10, journal_socket: 11, sandbox: true };
 
     fn text(spec: &MachineSpec, start: Start) -> Vec<String> {
         arguments(spec, start).unwrap().into_iter().map(|value| value.into_string().unwrap()).collect()
@@ -344,11 +341,11 @@ mod tests {
             "-mon",
             "chardev=qmp,mode=control",
             "-chardev",
-            "pipe,id=journal,path=journal",
+            "socket,id=journal,fd=11",
             "-mon",
             "chardev=journal,mode=control",
             "-chardev",
-            "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",
+            "socket,id=console,path=console.sock,server=on,wait=off,logfile=/proc/self/fd/10,logappend=on",
             "-serial",
             "chardev:console",
         ];

@@ -1,21 +1,20 @@
-//! QEMU's events, written down by QEMU itself, so that how a machine ended is known also when no
+//! QEMU's events, written down by the [`super::recorder`], so that how a machine ended is known also when no
 //! vmdeck process was there to see it.
-//!
-//! The journal's monitor has two regular files in place of a connection. It reads the one line that
-//! makes it talk, reaches the end of the file, and from then on only writes.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::super::Ending;
-use super::command::JOURNAL_OUT;
+use super::command::JOURNAL;
 use super::failure;
 use super::qmp::Event;
 
 /// How the machine's last run ended; [`Ending::Unknown`] while it runs.
 pub(super) fn ending(directory: &Path) -> Ending {
-    parse(&failure::log_tail(&directory.join(JOURNAL_OUT), 0))
+    // A guest that provokes many events may have the last ones split over two files.
+    let before = failure::log_tail(&directory.join(format!("{JOURNAL}.1")), 0);
+    parse(&(before + &failure::log_tail(&directory.join(JOURNAL), 0)))
 }
 
 /// Whether the guest's CPUs stand still. `None` when neither a stop nor a start is among the last

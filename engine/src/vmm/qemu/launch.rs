@@ -12,10 +12,11 @@ use tokio::net::UnixStream;
 
 use super::super::MachineSpec;
 use super::binary::{Binary, Features};
-use super::command::{self, JOURNAL_COMMANDS, JOURNAL_IN, JOURNAL_OUT, Start};
+use super::command::{self, Start};
 use super::failure;
 use super::machine::QemuMachine;
 use super::qmp::{Qmp, QmpError};
+use super::recorder;
 use crate::error::{Error, Result};
 use crate::process::ProcessIdentity;
 use crate::process::detached::{self, Detached};
@@ -62,7 +63,13 @@ where
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()
         .map_err(|error| Error::io("cannot make a pair of sockets", error))?;
     let theirs = OwnedFd::from(theirs);
-    let start = Start { launch_socket: detached::number(&theirs), sandbox: features.sandbox };
+    let (recorder, recorded) = recorder::prepare(&spec.directory).await?;
+    let start = Start {
+        launch_socket: detached::number(&theirs),
+        console_pipe: detached::number(&recorded.console),
+        journal_socket: detached::number(&recorded.journal),
+        sandbox: features.sandbox,
+    };
     let arguments = command::arguments(&absolute(spec)?, start)?;
 
     let mut command = Command::new(&binary.path);
@@ -70,12 +77,15 @@ where
     command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     // Messages are read by `failure`.
     command.env("LC_ALL", "C");
-    let log = prepare(&spec.directory)?;
+    let log = open_log(&spec.directory)?;
     let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let copy = log.try_clone().map_err(|error| Error::io("cannot start the hypervisor", error))?;
     command.stdin(Stdio::null()).stdout(log).stderr(copy);
 
-    let process = Guard(Some(detached::spawn(command, vec![theirs], record).await?));
+    // The recorder ends with the last holder of QEMU's ends: with this process, if no QEMU comes.
+    let kept = vec![theirs, recorded.console, recorded.journal];
+    recorder.start().await?;
+    let process = Guard(Some(detached::spawn(command, kept, record).await?));
     if let Err(error) = run(ours, process.get()).await {
         return Err(failed(spec, process, log_start, error).await);
     }
@@ -116,6 +126,7 @@ async fn failed(spec: &MachineSpec, process: Guard, log_start: u64, error: QmpEr
     }
     let status =
         process.wait().await.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
+    recorder::drained(&spec.directory).await;
     let log = failure::log_tail(&spec.directory.join(LOG), log_start);
     match error {
         QmpError::Closed => failure::classify(spec, &log, &status),
@@ -124,21 +135,13 @@ async fn failed(spec: &MachineSpec, process: Guard, log_start: u64, error: QmpEr
     }
 }
 
-/// Makes the files that QEMU expects, and opens its log, which is kept from run to run.
-fn prepare(directory: &Path) -> Result<File> {
-    let open = |name: &str, options: &mut OpenOptions| {
-        let path = directory.join(name);
-        let file = options.create(true).mode(0o600).open(&path);
-        file.map_err(|error| Error::io(format!("cannot write `{}`", path.display()), error))
-    };
-    for (name, content) in [(JOURNAL_IN, JOURNAL_COMMANDS), (JOURNAL_OUT, "")] {
-        let mut file = open(name, OpenOptions::new().write(true).truncate(true))?;
-        std::io::Write::write_all(&mut file, content.as_bytes())
-            .map_err(|error| Error::io(format!("cannot write `{name}`"), error))?;
-    }
-    let log = open(LOG, OpenOptions::new().append(true))?;
-    if log.metadata().is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
-        log.set_len(0).map_err(|error| Error::io(format!("cannot empty `{LOG}`"), error))?;
+/// Opens what QEMU prints into, which is kept from run to run.
+fn open_log(directory: &Path) -> Result<File> {
+    let path = directory.join(LOG);
+    let fail = |error| Error::io(format!("cannot write `{}`", path.display()), error);
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(fail)?;
+    if log.metadata().map_err(fail)?.len() > LOG_LIMIT {
+        log.set_len(0).map_err(fail)?;
     }
     Ok(log)
 }

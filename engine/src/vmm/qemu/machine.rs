@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Console, DiskOverlay, Machine, MachineStatus};
 use super::command::{CONSOLE_SOCKET, CONTROL_SOCKET, NETDEV, host_side};
 use super::qmp::{Qmp, QmpError};
+use super::recorder;
 use crate::error::{Error, Result};
 use crate::lock::FileLock;
 use crate::process::{PidFd, ProcessIdentity};
@@ -129,18 +130,24 @@ impl Machine for QemuMachine {
                 }
                 self.process.wait().await
             };
-            if let Ok(result) = tokio::time::timeout(QUIT_TIMEOUT, ended).await {
-                return result.map_err(fail);
+            match tokio::time::timeout(QUIT_TIMEOUT, ended).await {
+                Ok(result) => result.map_err(fail)?,
+                Err(_) => {
+                    self.process.kill().map_err(fail)?;
+                    self.process.wait().await.map_err(fail)?;
+                }
             }
-            self.process.kill().map_err(fail)?;
-            self.process.wait().await.map_err(fail)
+            recorder::drained(&self.directory).await;
+            Ok(())
         })
     }
 
     fn wait(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             let fail = |error| Error::io(format!("cannot wait for process {}", self.identity.pid), error);
-            self.process.wait().await.map_err(fail)
+            self.process.wait().await.map_err(fail)?;
+            recorder::drained(&self.directory).await;
+            Ok(())
         })
     }
 

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Files in a machine's folder that are of this module's own: `qmp.sock` with `qmp.lock` (one
-//! client at a time), `qemu.log` (what QEMU prints), `journal.out` (its events, see [`journal`]).
+//! client at a time), `qemu.log` (what QEMU prints), `journal.out` (its events, see [`journal`]),
+//! `recorder.lock` (see [`recorder`]).
 
 pub(crate) mod accelerator;
 pub(crate) mod binary;
@@ -15,6 +16,7 @@ mod journal;
 mod launch;
 mod machine;
 mod qmp;
+mod recorder;
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
