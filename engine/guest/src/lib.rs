@@ -20,4 +20,5 @@ pub mod command;
 pub mod init;
 pub mod jail;
 pub mod log;
+mod stats;
 mod system;

@@ -22,6 +22,7 @@ pub mod frame;
 pub mod handshake;
 pub mod message;
 pub mod settings;
+pub mod stats;
 
 /// Version of the protocol that this crate speaks, told in [`message::Hello`]. A change that an
 /// older peer can ignore does not raise it: messages of unknown kind are refused or skipped.

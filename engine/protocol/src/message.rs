@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::frame::{self, Frame, PayloadTooLong};
+use crate::stats::Stats;
 
 /// From the engine to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub enum HostMessage {
     /// Stop everything and power off. Answered by [`GuestMessage::PoweringOff`].
     PowerOff {
         power_off: PowerOff,
+    },
+    /// Answered by [`GuestMessage::Stats`], or refused by an agent that is older.
+    Stats {
+        stream: u32,
     },
     /// Answered by [`GuestMessage::Pong`] with the same number.
     Ping {
@@ -102,6 +107,11 @@ pub enum GuestMessage {
     Exited {
         stream: u32,
         status: ExitStatus,
+    },
+    /// What the machine is doing. Ends the stream.
+    Stats {
+        stream: u32,
+        stats: Stats,
     },
     /// The guest is going down.
     PoweringOff,
@@ -267,6 +277,7 @@ mod kind {
     pub(super) const HANG_UP: u8 = 0x07;
     pub(super) const POWER_OFF: u8 = 0x08;
     pub(super) const PING: u8 = 0x09;
+    pub(super) const ASK_STATS: u8 = 0x0a;
 
     pub(super) const HELLO: u8 = 0x41;
     pub(super) const REACHED: u8 = 0x42;
@@ -280,6 +291,7 @@ mod kind {
     pub(super) const POWERING_OFF: u8 = 0x4a;
     pub(super) const PONG: u8 = 0x4b;
     pub(super) const WARNED: u8 = 0x4c;
+    pub(super) const STATS: u8 = 0x4d;
 }
 
 impl HostMessage {
@@ -303,6 +315,7 @@ impl HostMessage {
             }
             Self::HangUp { stream } => frame::encode(kind::HANG_UP, *stream, &[], out),
             Self::PowerOff { power_off } => frame::encode(kind::POWER_OFF, 0, &json(power_off), out),
+            Self::Stats { stream } => frame::encode(kind::ASK_STATS, *stream, &[], out),
             Self::Ping { number } => frame::encode(kind::PING, 0, &number.to_le_bytes(), out),
         }
     }
@@ -321,6 +334,7 @@ impl HostMessage {
             }
             kind::HANG_UP => Self::HangUp { stream },
             kind::POWER_OFF => Self::PowerOff { power_off: parsed(&frame)? },
+            kind::ASK_STATS => Self::Stats { stream },
             kind::PING => Self::Ping { number: u64::from_le_bytes(exactly(&frame)?) },
             kind => return Err(MessageError::Unknown { kind, stream }),
         })
@@ -349,6 +363,7 @@ impl GuestMessage {
                 };
                 frame::encode(kind::EXITED, *stream, &payload, out)
             }
+            Self::Stats { stream, stats } => frame::encode(kind::STATS, *stream, &json(stats), out),
             Self::PoweringOff => frame::encode(kind::POWERING_OFF, 0, &[], out),
             Self::Pong { number } => frame::encode(kind::PONG, 0, &number.to_le_bytes(), out),
         }
@@ -373,6 +388,7 @@ impl GuestMessage {
                 };
                 Self::Exited { stream, status }
             }
+            kind::STATS => Self::Stats { stream, stats: parsed(&frame)? },
             kind::POWERING_OFF => Self::PoweringOff,
             kind::PONG => Self::Pong { number: u64::from_le_bytes(exactly(&frame)?) },
             kind => return Err(MessageError::Unknown { kind, stream }),
@@ -432,7 +448,8 @@ mod tests {
                 .prop_map(|(stream, signal)| HostMessage::Signal { stream, signal }),
             (stream.clone(), any::<u16>(), any::<u16>())
                 .prop_map(|(stream, columns, rows)| HostMessage::Resize { stream, columns, rows }),
-            stream.prop_map(|stream| HostMessage::HangUp { stream }),
+            stream.clone().prop_map(|stream| HostMessage::HangUp { stream }),
+            stream.prop_map(|stream| HostMessage::Stats { stream }),
             any::<u64>().prop_map(|grace_milliseconds| HostMessage::PowerOff {
                 power_off: PowerOff { grace_milliseconds }
             }),
@@ -477,6 +494,16 @@ mod tests {
             data.prop_map(|(stream, data)| GuestMessage::Stderr { stream, data }),
             (stream.clone(), any::<u32>()).prop_map(|(stream, bytes)| GuestMessage::Credit { stream, bytes }),
             (stream, status).prop_map(|(stream, status)| GuestMessage::Exited { stream, status }),
+            (1..=frame::MAX_STREAM, any::<u64>(), ".{0,9}").prop_map(|(stream, number, name)| {
+                let disks = vec![crate::stats::Disk { name, read: number, written: 1 }];
+                let stats = Stats {
+                    uptime_nanoseconds: number,
+                    load_thousandths: [500, 1250, 2000],
+                    disks,
+                    ..Stats::default()
+                };
+                GuestMessage::Stats { stream, stats }
+            }),
             Just(GuestMessage::PoweringOff),
             any::<u64>().prop_map(|number| GuestMessage::Pong { number }),
         ]

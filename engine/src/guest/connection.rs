@@ -11,12 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use vmdeck_protocol::flow::FlowError;
 use vmdeck_protocol::frame::{Frame, MAX_STREAM};
 use vmdeck_protocol::handshake::{GuestStream, Nonce, StreamError};
-use vmdeck_protocol::message::{Failure, GuestMessage, HostMessage, MessageError, PowerOff, Reached};
+use vmdeck_protocol::message::{
+    Failure, GuestMessage, HostMessage, MessageError, PowerOff, Reached, Refusal,
+};
+use vmdeck_protocol::stats::Stats;
 
 use crate::error::{Error, Result};
 
@@ -60,6 +63,8 @@ pub(super) struct Core {
 #[derive(Debug, Default)]
 struct Streams {
     open: HashMap<u32, Stream>,
+    /// Who waits for a reading of the guest's counters; removed by the answer, or by who gave up.
+    readings: HashMap<u32, oneshot::Sender<Result<Stats, Refusal>>>,
     last: u32,
     /// Set when the connection has ended: why.
     ended: Option<String>,
@@ -117,8 +122,35 @@ impl Connection {
         agreed.map_err(|_| self.broken())
     }
 
+    pub(super) async fn stats(&self) -> Result<Stats> {
+        let (sender, receiver) = oneshot::channel();
+        let stream = self.core.number(|streams, stream| {
+            streams.readings.insert(stream, sender);
+        })?;
+        // Forgets the question however this ends.
+        let _asked = Asked { core: &self.core, stream };
+        self.core.request(HostMessage::Stats { stream }, 0).await?;
+        match receiver.await {
+            Ok(Ok(stats)) => Ok(stats),
+            Ok(Err(refusal)) => Err(super::exec::refused(&refusal)),
+            Err(_) => Err(self.broken()),
+        }
+    }
+
     pub(super) fn broken(&self) -> Error {
         self.core.broken()
+    }
+}
+
+/// A question that waits for its answer.
+struct Asked<'a> {
+    core: &'a Core,
+    stream: u32,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.core.streams().readings.remove(&self.stream);
     }
 }
 
@@ -152,6 +184,12 @@ impl Core {
 
     /// Adds a stream under a number of its own.
     pub(super) fn open(&self, stream: Stream) -> Result<u32> {
+        self.number(|streams, number| {
+            streams.open.insert(number, stream);
+        })
+    }
+
+    fn number(&self, add: impl FnOnce(&mut Streams, u32)) -> Result<u32> {
         let mut streams = self.streams();
         if streams.ended.is_some() || streams.last >= MAX_STREAM {
             drop(streams);
@@ -159,7 +197,7 @@ impl Core {
         }
         streams.last += 1;
         let number = streams.last;
-        streams.open.insert(number, stream);
+        add(&mut streams, number);
         Ok(number)
     }
 
@@ -180,10 +218,10 @@ impl Core {
     fn end(&self, why: &Broken) {
         let mut streams = self.streams();
         streams.ended = Some(why.to_string());
-        let open = std::mem::take(&mut streams.open);
+        let waiting = (std::mem::take(&mut streams.open), std::mem::take(&mut streams.readings));
         drop(streams);
         // Wakes everybody who waits for them.
-        drop(open);
+        drop(waiting);
         self.room.close();
     }
 }
@@ -258,12 +296,22 @@ impl Task {
             GuestMessage::PoweringOff => {
                 self.powering_off.send_replace(true);
             }
+            GuestMessage::Stats { stream, stats } => {
+                if let Some(reading) = self.reading(stream) {
+                    let _ = reading.send(Ok(stats));
+                }
+            }
             GuestMessage::Pong { .. } => {}
             GuestMessage::Started { stream, .. } => {
                 self.stream(stream, |stream| stream.started(), false)?;
             }
             GuestMessage::Refused { stream, mut refusal } => {
                 refusal.message = cut(refusal.message);
+                if let Some(reading) = self.reading(stream) {
+                    // Nobody may be waiting any more.
+                    let _ = reading.send(Err(refusal));
+                    return Ok(());
+                }
                 self.stream(stream, |stream| stream.refused(refusal), true)?;
             }
             GuestMessage::Stdout { stream, data } => {
@@ -280,6 +328,10 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn reading(&self, stream: u32) -> Option<oneshot::Sender<Result<Stats, Refusal>>> {
+        self.core.streams().readings.remove(&stream)
     }
 
     /// Does something with a stream; what is for one that has gone is dropped.

@@ -186,7 +186,7 @@ pub(super) fn start(
     })
 }
 
-fn refused(refusal: &Refusal) -> Error {
+pub(super) fn refused(refusal: &Refusal) -> Error {
     let message = refusal.message.escape_debug();
     match refusal.reason {
         RefusalReason::Invalid => Error::usage(message.to_string()),

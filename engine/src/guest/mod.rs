@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vmdeck_protocol::message::{FailureClass, PowerOff, Stage};
+pub use vmdeck_protocol::stats::{self, Stats as GuestStats};
 
 use crate::error::{Error, Result};
 use crate::vm::record::BootFailureClass;
@@ -116,6 +117,15 @@ impl GuestChannel {
         match tokio::time::timeout(ANSWER_TIMEOUT, starting).await {
             Ok(started) => started,
             Err(_) => Err(silent("start the command")),
+        }
+    }
+
+    /// Reads what the machine is doing: processors, memory, disks, network. Names in it are the
+    /// guest's: show them escaped.
+    pub async fn stats(&self) -> Result<GuestStats> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.connection.stats()).await {
+            Ok(stats) => stats,
+            Err(_) => Err(silent("tell what the machine is doing")),
         }
     }
 

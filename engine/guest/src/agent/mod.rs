@@ -346,6 +346,9 @@ impl Agent {
                     power(&power_off);
                 }
             }
+            HostMessage::Stats { stream } => {
+                self.ports[index].send(&GuestMessage::Stats { stream, stats: crate::stats::read() });
+            }
             HostMessage::Ping { number } => self.ports[index].send(&GuestMessage::Pong { number }),
             HostMessage::HangUp { stream } => {
                 if let Some(session) = self.ports[index].sessions.remove(&stream)

@@ -157,3 +157,22 @@ async fn a_guest_that_never_answers_can_be_left() {
     drop(channel);
     drop(done);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_agent_refuses_what_it_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    guest(folder.path(), move |mut stream| {
+        let _ = stream.write_all(&hello());
+        let _ = stream.read(&mut [0; 1000]);
+        let refusal = vmdeck_protocol::message::Refusal {
+            reason: vmdeck_protocol::message::RefusalReason::Unknown,
+            message: "no request 0x0a".to_owned(),
+        };
+        let _ = stream.write_all(&wire(&[GuestMessage::Refused { stream: 1, refusal }]));
+        let _ = wait.recv();
+    });
+    let error = connect(folder.path()).await.stats().await.unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.contains("older vmdeck")), "{error}");
+    drop(done);
+}

@@ -173,6 +173,19 @@ async fn power_off_returns_when_it_was_agreed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn counters_can_be_read() {
+    let machine = Machine::ready();
+    let channel = machine.connect().await;
+    let first = channel.stats().await.unwrap();
+    let second = channel.stats().await.unwrap();
+    assert!(second.uptime_nanoseconds > first.uptime_nanoseconds);
+    assert!(first.memory.total >= first.memory.available && first.memory.total > 0);
+    assert!(first.processor.count > 0 && first.processor.user_milliseconds > 0);
+    drop(machine);
+    assert!(channel.stats().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_takes_a_channel_and_gives_it_back() {
     let machine = Machine::start(2, |agent| agent.reach(Stage::Ready));
     let first = machine.connect().await;
