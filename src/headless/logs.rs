@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use vmdeck_engine::vm::record::Vm;
@@ -36,8 +38,14 @@ pub(super) async fn run(context: &Context, vm: &Vm, follow: bool, tail: Option<u
             _ = interrupt.next() => return Ok(130),
         }
     };
-    if let Some(lines) = tail {
-        skip_to_tail(&mut file, lines).map_err(fail)?;
+    match tail {
+        Some(lines) => skip_to_tail(&mut file, lines).map_err(fail)?,
+        // A long log is in two files: the older one first.
+        None => {
+            if let Ok(mut older) = File::open(path.with_extension("log.1")) {
+                copy(&mut older)?;
+            }
+        }
     }
     loop {
         copy(&mut file)?;
@@ -48,12 +56,24 @@ pub(super) async fn run(context: &Context, vm: &Vm, follow: bool, tail: Option<u
             () = tokio::time::sleep(PERIOD) => {}
             _ = interrupt.next() => return Ok(130),
         }
-        // A machine that boots anew may begin its log anew.
-        let length = file.metadata().map_err(fail)?.len();
-        if length < file.stream_position().map_err(fail)? {
-            file.rewind().map_err(fail)?;
+        if let Some(newer) = replaced(&file, &path).map_err(fail)? {
+            // What came into the old one before it was full.
+            copy(&mut file)?;
+            file = newer;
         }
     }
+}
+
+/// The file that is at the path now, when it is another one: a log that is full is begun anew.
+fn replaced(file: &File, path: &Path) -> io::Result<Option<File>> {
+    let newer = match File::open(path) {
+        Ok(newer) => newer,
+        // Renamed, and the next one not there yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (old, new) = (file.metadata()?, newer.metadata()?);
+    Ok(((old.dev(), old.ino()) != (new.dev(), new.ino())).then_some(newer))
 }
 
 /// Copies what is there to standard output.
@@ -120,6 +140,19 @@ fn skip_to_tail(file: &mut File, lines: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_is_begun_anew_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        std::fs::write(&path, "old").unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(replaced(&file, &path).unwrap().is_none());
+        std::fs::rename(&path, folder.path().join("console.log.1")).unwrap();
+        assert!(replaced(&file, &path).unwrap().is_none());
+        std::fs::write(&path, "new").unwrap();
+        assert!(replaced(&file, &path).unwrap().is_some());
+    }
 
     #[test]
     fn the_tail_is_the_last_lines() {

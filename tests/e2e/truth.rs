@@ -62,7 +62,7 @@ fn a_guest_that_powers_itself_off_is_stopped_not_failed() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(vms(&deck)[0]["state"], "stopped");
-    assert_eq!(deck.hypervisors(), [0; 0]);
+    assert_eq!(deck.processes(), [0; 0]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn vmdeck_killed_during_create_boot_and_stop_leaves_the_truth() {
                 deck.run(["vm", "delete", "--force", "m"]).expect(0);
             }
         }
-        assert_eq!(deck.hypervisors(), [0; 0], "{when}");
+        assert_eq!(deck.processes(), [0; 0], "{when}");
         assert_eq!(deck.files("vms"), [""; 0], "{when}");
         assert_eq!(deck.files("staging"), [""; 0], "{when}");
     }
@@ -106,7 +106,7 @@ fn vmdeck_killed_during_create_boot_and_stop_leaves_the_truth() {
     child.wait().unwrap();
     deck.run(["vm", "stop", "m"]).expect(0);
     assert_eq!(vms(&deck)[0]["state"], "stopped");
-    assert_eq!(deck.hypervisors(), [0; 0]);
+    assert_eq!(deck.processes(), [0; 0]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_cancelled_boot_ends_with_130_and_no_process() {
     std::thread::sleep(Duration::from_millis(1_500));
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     crate::support::deck::finish(child).expect(130);
-    assert_eq!(deck.hypervisors(), [0; 0]);
+    assert_eq!(deck.processes(), [0; 0]);
     let state = vms(&deck)[0]["state"].clone();
     assert!(state == "stopped" || state == "failed" || state == "created", "{state}");
     deck.run(["vm", "start", "m"]).expect(0);

@@ -130,8 +130,9 @@ impl Deck {
         names
     }
 
-    /// Hypervisor processes that belong to this data directory, by their working folder.
-    pub(crate) fn hypervisors(&self) -> Vec<i32> {
+    /// Processes that belong to this data directory, by their working folder: hypervisors, and what
+    /// writes down their consoles.
+    pub(crate) fn processes(&self) -> Vec<i32> {
         let data = self.data();
         fs::read_dir("/proc")
             .unwrap()
@@ -142,6 +143,16 @@ impl Deck {
             .collect()
     }
 
+    /// Those that are hypervisors.
+    pub(crate) fn hypervisors(&self) -> Vec<i32> {
+        let is_qemu = |pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu"))
+            })
+        };
+        self.processes().into_iter().filter(is_qemu).collect()
+    }
+
     /// A guard that deletes a machine whatever becomes of the test.
     pub(crate) fn guard(self: &Arc<Self>, name: &str) -> Machine {
         Machine { deck: Arc::clone(self), name: name.to_owned() }
@@ -150,7 +161,7 @@ impl Deck {
 
 impl Drop for Deck {
     fn drop(&mut self) {
-        for pid in self.hypervisors() {
+        for pid in self.processes() {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }

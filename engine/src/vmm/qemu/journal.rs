@@ -1,5 +1,5 @@
-//! QEMU's events, written down by the [`super::recorder`], so that how a machine ended is known also when no
-//! vmdeck process was there to see it.
+//! QEMU's events, written down by the [`super::recorder`], so that how a machine ended is known also
+//! when no vmdeck process was there to see it.
 
 use std::path::Path;
 
@@ -12,15 +12,19 @@ use super::qmp::Event;
 
 /// How the machine's last run ended; [`Ending::Unknown`] while it runs.
 pub(super) fn ending(directory: &Path) -> Ending {
-    // A guest that provokes many events may have the last ones split over two files.
-    let before = failure::log_tail(&directory.join(format!("{JOURNAL}.1")), 0);
-    parse(&(before + &failure::log_tail(&directory.join(JOURNAL), 0)))
+    parse(&read(directory))
 }
 
 /// Whether the guest's CPUs stand still. `None` when neither a stop nor a start is among the last
 /// events.
 pub(super) fn standing_still(directory: &Path) -> Option<bool> {
-    last_stop(&failure::log_tail(&directory.join(JOURNAL_OUT), 0))
+    last_stop(&read(directory))
+}
+
+/// The last events. Of a guest that provokes many they may be split over two files.
+fn read(directory: &Path) -> String {
+    let before = failure::log_tail(&directory.join(format!("{JOURNAL}.1")), 0);
+    before + &failure::log_tail(&directory.join(JOURNAL), 0)
 }
 
 fn last_stop(journal: &str) -> Option<bool> {

@@ -101,6 +101,8 @@ fn open(path: &Path) -> std::io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[tokio::test]
@@ -109,7 +111,9 @@ mod tests {
         let (recorder, recorded) = prepare(folder.path()).await.unwrap();
         let running = recorder.start().await.unwrap();
         let mut console = File::from(recorded.console);
-        let mut journal = File::from(recorded.journal);
+        let mut journal = UnixStream::from(recorded.journal);
+        // As QEMU does: what is not read makes the end a reset.
+        journal.read_exact(&mut [0; JOURNAL_COMMANDS.len()]).unwrap();
         let flood = tokio::task::spawn_blocking(move || {
             for _ in 0..40 {
                 console.write_all(&[b'x'; 1 << 20]).unwrap();
