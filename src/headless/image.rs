@@ -1,5 +1,8 @@
 //! `vmdeck image …`
 
+use std::path::PathBuf;
+
+use serde::Serialize;
 use vmdeck_engine::image::record::{Image, ImageConfig};
 use vmdeck_engine::image::{
     ExportFormat, ExportImage, PromoteImage, PruneImages, PrunedKind, PullImage, RegisterImage,
@@ -14,13 +17,13 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
     let images = context.engine.images();
     match command {
         ImageCommand::List => {
-            let images = images.list().await?;
+            let images: Vec<Shown> = images.list().await?.into_iter().map(Shown::new).collect();
             if !context.output.json(&images)? {
                 context.output.text(&table(&images))?;
             }
         }
         ImageCommand::Show { name } => {
-            let image = images.find(&name).await?;
+            let image = Shown::new(images.find(&name).await?);
             if !context.output.json(&image)? {
                 context.output.text(&fields(&image))?;
             }
@@ -112,11 +115,27 @@ fn print(context: &Context, image: &Image) -> Result<()> {
     Ok(())
 }
 
-fn table(images: &[Image]) -> String {
+/// An image, and which of its files are not where they were: a registered image's are the user's, who
+/// may move them.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    image: Image,
+    missing: Vec<PathBuf>,
+}
+
+impl Shown {
+    fn new(image: Image) -> Self {
+        Self { missing: image.files.missing(), image }
+    }
+}
+
+fn table(images: &[Shown]) -> String {
     let mut table = Table::new(["NAME", "ID", "DIGEST", "ARCH", "SIZE", "CREATED", "REFERENCE"]);
-    for image in images {
+    for Shown { image, missing } in images {
+        let mark = if missing.is_empty() { "" } else { " (files missing)" };
         table.row([
-            image.name.clone(),
+            format!("{}{mark}", image.name),
             image.id.to_string(),
             image.digest.as_deref().map_or_else(|| "-".into(), short_digest),
             image.architecture.clone().unwrap_or_else(|| "-".into()),
@@ -128,7 +147,7 @@ fn table(images: &[Image]) -> String {
     table.render()
 }
 
-fn fields(image: &Image) -> String {
+fn fields(Shown { image, missing }: &Shown) -> String {
     let mut fields = Fields::default();
     fields
         .add("name", &image.name)
@@ -143,6 +162,9 @@ fn fields(image: &Image) -> String {
         .add("root", image.files.rootfs.display().to_string())
         .add_some("work seed", image.files.work_seed.as_ref().map(|path| path.display().to_string()))
         .add_some("kernel", image.files.kernel.as_ref().map(|path| path.display().to_string()));
+    for path in missing {
+        fields.add("missing", path.display().to_string());
+    }
     let config = &image.config;
     let words = |words: &[String]| (!words.is_empty()).then(|| words.join(" "));
     fields

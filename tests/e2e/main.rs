@@ -8,6 +8,7 @@
 
 mod support;
 
+mod bad_input;
 mod boot;
 mod boot_failures;
 mod command_line;

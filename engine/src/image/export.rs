@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::flatten::blocking;
+use super::flatten::{WORK_SEED, blocking};
 use super::output::Output;
-use super::{ImageService, bundle, oci_archive};
+use super::{ImageService, bundle, oci_archive, seed};
 use crate::error::{Error, Result};
+use crate::keys::installation_key;
 use crate::operation::progress::ProgressUnit;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Task};
@@ -53,14 +54,21 @@ impl ImageService {
     }
 
     async fn run_export(self, request: ExportImage, operation: Operation) -> Result<ExportedImage> {
-        let image = self.find(&request.name).await?;
+        let mut image = self.find(&request.name).await?;
         operation.phase("write").await;
         let part = operation.progress().add(image.name.clone(), ProgressUnit::Bytes, 0);
         let cancel = operation.cancelled().clone();
         let staging = Staging::create(&self.shared.data, operation.id()).await?;
         let platform = self.shared.settings.platform.clone();
+        let data = self.shared.data.clone();
         blocking(move || {
             let mut output = Output::create(&request.output)?;
+            // Whoever takes the bundle in authorizes a key of their own; ours is not to log in there.
+            if let (ExportFormat::Bundle, Some(seed)) = (request.format, &mut image.files.work_seed) {
+                let copy = staging.path().join(WORK_SEED);
+                seed::without_key(seed, &copy, &installation_key(&data)?.public_line, &cancel)?;
+                *seed = copy;
+            }
             let mut buffered = BufWriter::with_capacity(1 << 20, output.file());
             match request.format {
                 ExportFormat::Bundle => bundle::write(&image, &mut buffered, &part, &cancel).map(|_| ())?,

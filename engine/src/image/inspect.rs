@@ -24,9 +24,19 @@ pub(crate) struct Ext4 {
     pub(crate) used: u64,
 }
 
+/// What to say of a file that cannot be opened.
+pub(crate) fn unopened(path: &Path, what: &str, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::not_found(format!("there is no {what} `{}`", path.display())).with_hint("check the path")
+        }
+        _ => Error::io(format!("cannot open the {what} `{}`", path.display()), error),
+    }
+}
+
 /// Opens a regular file for a look at it.
 fn open(path: &Path, what: &str) -> Result<(File, u64)> {
-    let fail = |error| Error::io(format!("cannot open the {what} `{}`", path.display()), error);
+    let fail = |error| unopened(path, what, error);
     // A fifo would block for ever when opened.
     let metadata = std::fs::metadata(path).map_err(fail)?;
     if !metadata.is_file() {
@@ -199,7 +209,7 @@ mod tests {
         let error = ext4(folder.path(), "root file system").unwrap_err();
         assert!(error.to_string().contains("is a folder"), "{error}");
         let error = ext4(&folder.path().join("none"), "root file system").unwrap_err();
-        assert!(error.to_string().contains("cannot open"), "{error}");
+        assert!(error.to_string().contains("there is no root file system"), "{error}");
         // A superblock of 100 blocks of 4 KiB in a file that ends before.
         let mut cut = vec![0u8; 8192];
         cut[1024 + 4] = 100;

@@ -219,9 +219,12 @@ impl Document {
     }
 }
 
+const NO_REGISTRY: &str = "check that the address is a registry's, and the image one for containers";
+
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::failed("the image's manifest is malformed").with_source(error))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::failed("the image's manifest is malformed").with_source(error).with_hint(NO_REGISTRY)
+    })
 }
 
 impl Manifest {
@@ -344,8 +347,9 @@ impl Config {
             #[serde(default, deserialize_with = "nullable")]
             diff_ids: Vec<Digest>,
         }
-        let file: File = serde_json::from_slice(bytes)
-            .map_err(|error| Error::failed("the image's config is malformed").with_source(error))?;
+        let file: File = serde_json::from_slice(bytes).map_err(|error| {
+            Error::failed("the image's config is malformed").with_source(error).with_hint(NO_REGISTRY)
+        })?;
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let run = file.config;
         let mut exposed_ports: Vec<String> = run.exposed_ports.into_iter().flatten().collect();

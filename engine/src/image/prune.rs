@@ -133,6 +133,16 @@ fn allocated(image: &Image) -> u64 {
     entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
+/// Whether the name still is this file's.
+fn is_named(file: &fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(named)) => identity(file) == identity(named),
+        _ => false,
+    }
+}
+
 fn prune_blobs(folder: &Path, in_use: &HashSet<String>, dry_run: bool) -> Result<Vec<PrunedItem>> {
     let fail = |error| Error::io(format!("cannot read `{}`", folder.display()), error);
     let mut items = Vec::new();
@@ -148,7 +158,8 @@ fn prune_blobs(folder: &Path, in_use: &HashSet<String>, dry_run: bool) -> Result
         // A download holds the lock on its file; with the lock in hand nobody begins one.
         let lock = if kind == PrunedKind::PartialBlob {
             match fs::File::open(entry.path()).map(|file| file.try_lock().map(|()| file)) {
-                Ok(Ok(file)) => Some(file),
+                // Since it was opened it may have become a whole blob, and the name another download's.
+                Ok(Ok(file)) if is_named(&file, &entry.path()) => Some(file),
                 _ => continue,
             }
         } else {
@@ -156,8 +167,14 @@ fn prune_blobs(folder: &Path, in_use: &HashSet<String>, dry_run: bool) -> Result
         };
         if !dry_run {
             let path: PathBuf = entry.path();
-            fs::remove_file(&path)
-                .map_err(|error| Error::io(format!("cannot remove `{}`", path.display()), error))?;
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                // Another prune was here first; the space is its.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(Error::io(format!("cannot remove `{}`", path.display()), error));
+                }
+            }
         }
         drop(lock);
         items.push(PrunedItem { kind, name: format!("sha256:{digest}"), bytes: metadata.blocks() * 512 });

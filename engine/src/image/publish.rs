@@ -116,7 +116,14 @@ fn make_room(
     name: &str,
     replacing: &Replacing,
 ) -> Result<()> {
-    let Some(there) = store::images::by_name(transaction, root, name)? else { return Ok(()) };
+    let Some(there) = store::images::by_name(transaction, root, name)? else {
+        return match replacing {
+            Replacing::Nothing => Ok(()),
+            // Who deleted it meanwhile does not want it back.
+            Replacing::Image(_) => Err(Error::not_found(format!("the image `{name}` was deleted meanwhile"))
+                .with_hint("register its files again, and promote that image")),
+        };
+    };
     if *replacing != Replacing::Image(there.id.clone()) || there.managed {
         return Err(store::images::name_taken(name));
     }

@@ -48,6 +48,18 @@ pub struct ImageFiles {
     pub modules: Option<PathBuf>,
 }
 
+impl ImageFiles {
+    /// The files that are not there. Looks at the disk.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        let optional = [&self.work_seed, &self.kernel, &self.initrd, &self.modules];
+        std::iter::once(&self.rootfs)
+            .chain(optional.into_iter().flatten())
+            .filter(|path| !path.exists())
+            .cloned()
+            .collect()
+    }
+}
+
 /// How processes of the image are to be started (OCI image-spec, config.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {

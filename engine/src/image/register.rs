@@ -101,8 +101,7 @@ impl ImageService {
 
 /// The real path of a file, which must not be one of a managed image: that one may be deleted.
 fn place(path: &Path, what: &str, images: &Path) -> Result<PathBuf> {
-    let real = std::fs::canonicalize(path)
-        .map_err(|error| Error::io(format!("cannot open the {what} `{}`", path.display()), error))?;
+    let real = std::fs::canonicalize(path).map_err(|error| super::inspect::unopened(path, what, error))?;
     if std::fs::canonicalize(images).is_ok_and(|images| real.starts_with(images)) {
         return Err(Error::usage(format!("the {what} `{}` belongs to an image of vmdeck", path.display()))
             .with_hint("use that image, or copy the file first"));

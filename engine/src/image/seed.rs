@@ -59,8 +59,7 @@ pub fn authorize(seed: &Path, public_line: &str) -> Result<bool> {
             }
             _ => (private(0o600), Vec::new()),
         };
-        // The key itself, without its type and comment, tells whether it is there.
-        let key = public_line.split_ascii_whitespace().nth(1).unwrap_or(public_line);
+        let key = key_of(public_line);
         if text
             .split(|&byte| byte == b'\n')
             .any(|line| line.split(|byte| byte.is_ascii_whitespace()).any(|word| word == key.as_bytes()))
@@ -148,6 +147,16 @@ pub(crate) fn derive(rootfs: &Path, seed: &Path, cancel: &CancellationToken) -> 
     {
         home = Some(found);
     }
+    write(seed, home.map(|home| (&reader, home)), None, cancel)
+}
+
+/// Writes a new work seed with the content of a folder.
+fn write(
+    seed: &Path,
+    home: Option<(&Reader, InodeNumber)>,
+    forget: Option<(InodeNumber, &str)>,
+    cancel: &CancellationToken,
+) -> Result<()> {
     let doing = || format!("cannot write the work seed `{}`", seed.display());
     let output = OpenOptions::new()
         .read(true)
@@ -166,17 +175,51 @@ pub(crate) fn derive(rootfs: &Path, seed: &Path, cancel: &CancellationToken) -> 
     let unwritable = |error: vmdeck_ext4::FormatError| Error::failed(doing()).with_source(error);
     let formatter = Formatter::create(output, options).map_err(unwritable)?;
     let tree = match home {
-        Some(home) => copy_home(&reader, home, &formatter, cancel)?,
+        Some((reader, home)) => copy_home(reader, home, &formatter, forget, cancel)?,
         None => Tree::new(Metadata { mode: 0o700, modified: created, ..Metadata::default() }),
     };
     let (file, _) = formatter.finish(&tree).map_err(unwritable)?;
     file.sync_all().map_err(|error| Error::io(doing(), error))
 }
 
+/// Writes a copy of a work seed that does not know a key: neither in `.ssh/authorized_keys` nor in
+/// blocks that are free, as a file that was changed leaves them. Blocking.
+pub(crate) fn without_key(
+    seed: &Path,
+    copy: &Path,
+    public_line: &str,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let unreadable = |error: ImageError| {
+        Error::failed(format!("the work seed `{}` cannot be read", seed.display())).with_source(error)
+    };
+    let file =
+        File::open(seed).map_err(|error| Error::io(format!("cannot open `{}`", seed.display()), error))?;
+    let reader = Reader::open(file).map_err(unreadable)?;
+    let keys = reader.resolve(b".ssh/authorized_keys").map_err(unreadable)?;
+    let forget = keys.map(|keys| (keys, public_line));
+    write(copy, Some((&reader, reader.root())), forget, cancel)
+}
+
+/// The lines of `authorized_keys` that hold another key than that of `public_line`.
+fn other_keys(text: &[u8], public_line: &str) -> Vec<u8> {
+    let key = key_of(public_line).as_bytes();
+    let holds = |line: &[u8]| line.split(|byte| byte.is_ascii_whitespace()).any(|word| word == key);
+    text.split_inclusive(|&byte| byte == b'\n').filter(|line| !holds(line)).collect::<Vec<_>>().concat()
+}
+
+/// The key itself, without its type and comment.
+fn key_of(public_line: &str) -> &str {
+    public_line.split_ascii_whitespace().nth(1).unwrap_or(public_line)
+}
+
+/// Copies a folder of a file system and all in it. Of the file `forget` names, lines with its key stay
+/// behind.
 fn copy_home(
     reader: &Reader,
     home: InodeNumber,
     formatter: &Formatter,
+    forget: Option<(InodeNumber, &str)>,
     cancel: &CancellationToken,
 ) -> Result<Tree> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
@@ -219,6 +262,14 @@ fn copy_home(
                     FileKind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
                     FileKind::Fifo => InodeKind::Fifo,
                     FileKind::Socket => InodeKind::Socket,
+                    FileKind::File if forget.is_some_and(|(keys, _)| keys == inode) => {
+                        let (keys, key) = forget.expect("looked at above");
+                        let text = reader.read(keys, LONGEST_KEYS).map_err(read)?;
+                        let text = other_keys(&text, key);
+                        let written = writer.begin(text.len() as u64).and_then(|()| writer.write(&text));
+                        written.map_err(|error| failed(error.into()))?;
+                        InodeKind::File(writer.end().map_err(|error| failed(error.into()))?)
+                    }
                     FileKind::File => {
                         writer.begin(stat.size.min(stat.allocated)).map_err(|error| failed(error.into()))?;
                         let mut position = 0;

@@ -294,6 +294,7 @@ impl Transfer<'_> {
             self.source.describe(),
             self.layer.size
         ))
+        .with_hint("the image is damaged where it is stored, or somebody tampers with it")
     }
 
     fn disk(&self, error: io::Error) -> Error {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use vmdeck_engine::ErrorKind;
 use vmdeck_engine::identifier::{ImageId, OperationId};
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::image::{Seams, Settings};
+use vmdeck_engine::image::{ImageService, PromoteImage, PruneImages, RegisterImage, Seams, Settings};
 use vmdeck_engine::staging::Staging;
 
 use crate::fixture::*;
@@ -286,4 +286,90 @@ async fn ensure_takes_what_is_there_and_pulls_the_rest_once() {
     }
     assert_eq!(server.requests("").len(), asked);
     assert_eq!(ensure("no such thing".into()).wait().await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A registered image `app` of a file system of its own; `None` when nothing here makes one.
+async fn registered(bench: &Bench) -> Option<std::path::PathBuf> {
+    if !has("mke2fs") {
+        return None;
+    }
+    let rootfs = bench.folder.path().join("rootfs");
+    let made = std::process::Command::new("/usr/sbin/mke2fs")
+        .args(["-q", "-t", "ext4"])
+        .arg(&rootfs)
+        .arg("16M")
+        .status();
+    assert!(made.unwrap().success());
+    let request = RegisterImage { name: "app".into(), rootfs: rootfs.clone(), ..RegisterImage::default() };
+    bench.images.register(request, None).wait().await.unwrap();
+    Some(rootfs)
+}
+
+#[tokio::test]
+async fn a_registered_image_that_is_deleted_while_it_is_promoted_does_not_come_back() {
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let mut settings = settings();
+    let real = Seams::default().finalize_pulled_rootfs;
+    let (there, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+    settings.seams.finalize_pulled_rootfs = Arc::new(move |folder, image| {
+        let finalizing = real(folder, image);
+        let (there, wait) = (Arc::clone(&there), Arc::clone(&wait));
+        Box::pin(async move {
+            there.notify_one();
+            wait.notified().await;
+            finalizing.await
+        })
+    });
+    let bench = Bench::with(settings);
+    let Some(rootfs) = registered(&bench).await else { return };
+    let mut promoting = bench.images.promote(PromoteImage { name: "app".into(), new_name: None }, None);
+    begun.notified().await;
+    bench.images.delete("app").await.unwrap();
+    go_on.notify_one();
+    let error = promoting.wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", whole(&error));
+    bench.assert_clean().await;
+    assert!(rootfs.exists());
+}
+
+#[tokio::test]
+async fn pulls_go_on_while_others_prune_and_delete() {
+    let base = tar_of(&[("base", &noise(1 << 20, 7))]);
+    let with = |name: &str| TestImage::new(&[(GZIP, base.clone()), (GZIP, tar_of(&[(name, b"x")]))]);
+    let (one, two) = (with("one"), with("two"));
+    let server = shelf_server(&[("1", &one), ("2", &two)]).await;
+    let bench = Bench::new();
+    let (there, _operations) = bench.neighbour(settings());
+    let done = CancellationToken::new();
+    let pruning = |images: ImageService, all: bool| {
+        let done = done.clone();
+        async move {
+            let mut rounds = 0;
+            while !done.is_cancelled() {
+                images.prune(PruneImages { dry_run: false, all }, None).wait().await.unwrap();
+                rounds += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            rounds
+        }
+    };
+    let (first, second) = (server.reference("app:1"), server.reference("app:2"));
+    let pulling = async {
+        for _ in 0..6 {
+            let (one, two) = tokio::join!(bench.pull(&first, "one"), bench.pull(&second, "two"));
+            one.unwrap();
+            two.unwrap();
+            for name in ["one", "two"] {
+                // The prune of everything may have been first.
+                let deleted = bench.images.delete(name).await;
+                assert!(deleted.is_ok() || deleted.unwrap_err().kind() == ErrorKind::NotFound);
+            }
+        }
+        done.cancel();
+    };
+    let ((), gentle, thorough) =
+        tokio::join!(pulling, pruning(bench.images.clone(), false), pruning(there.clone(), true));
+    assert!(gentle > 3 && thorough > 3, "{gentle} {thorough}");
+    bench.assert_clean().await;
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use vmdeck_engine::Engine;
 use vmdeck_engine::data_directory::DataDirectory;
-use vmdeck_engine::image::{ExportFormat, ExportImage, ImageService, PromoteImage, Seams, Settings};
+use vmdeck_engine::image::{
+    ExportFormat, ExportImage, ImageService, PromoteImage, RegisterImage, Seams, Settings,
+};
 use vmdeck_engine::operation::Operations;
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::store::Store;
@@ -33,6 +35,7 @@ struct Task {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum What {
     Pull { reference: String },
+    Register { name: String, rootfs: PathBuf },
     Promote { name: String },
     Export { name: String, output: PathBuf },
     Delete { name: String },
@@ -85,6 +88,10 @@ async fn child() {
     let (images, _operations) = service(&task.data, settings);
     match task.what {
         What::Pull { reference } => drop(images.pull(request(&reference, "app"), None).wait().await),
+        What::Register { name, rootfs } => {
+            let request = RegisterImage { name, rootfs, ..RegisterImage::default() };
+            drop(images.register(request, None).wait().await);
+        }
         What::Promote { name } => {
             drop(images.promote(PromoteImage { name, new_name: None }, None).wait().await);
         }
@@ -225,6 +232,27 @@ async fn a_pull_killed_in_the_middle_of_a_layer_goes_on_there() {
     assert_eq!(starts, [None, Some(1 << 20)]);
 }
 
+#[tokio::test]
+async fn two_processes_that_pull_the_same_reference_fetch_each_blob_once() {
+    let image = TestImage::new(&[(GZIP, tar_of(&[("big", &noise(3 << 20, 10))]))]);
+    let shelf = Shelf::of(&image);
+    let server = Server::start(move |request, _| shelf.answer(request)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let task =
+        Task { data: data.clone(), what: What::Pull { reference: server.reference("app:1") }, point: None };
+    let mut processes = [Process::start(&task), Process::start(&task), Process::start(&task)];
+    for process in &mut processes {
+        process.wait().await;
+    }
+    assert_eq!(assert_consistent(&data).await, ["app"]);
+    for blob in image.layers.iter().chain([&image.config]) {
+        let asked = server.requests(&blob.digest().to_string()).len();
+        // Each asks what there is; who comes second finds the layers here.
+        assert!(asked == 1 || blob.digest() == image.config.digest(), "{asked}");
+    }
+}
+
 /// Kills the child after each of many short times, and looks at what is left each time.
 async fn walk(task: &Task, prepare: impl AsyncFn(), check: impl AsyncFn(Vec<String>)) {
     prepare().await;
@@ -242,7 +270,7 @@ async fn walk(task: &Task, prepare: impl AsyncFn(), check: impl AsyncFn(Vec<Stri
 }
 
 #[tokio::test]
-async fn promote_export_and_delete_killed_at_any_time_leave_all_or_nothing() {
+async fn register_promote_export_and_delete_killed_at_any_time_leave_all_or_nothing() {
     if !has("mke2fs") {
         return;
     }
@@ -275,6 +303,15 @@ async fn promote_export_and_delete_killed_at_any_time_leave_all_or_nothing() {
         }
     };
     let task = |what| Task { data: data.clone(), what, point: None };
+
+    let register = task(What::Register { name: "app".into(), rootfs: rootfs.clone() });
+    let none = async || {
+        let (images, _operations) = service(&data, settings());
+        for image in images.list().await.unwrap() {
+            images.delete(&image.name).await.unwrap();
+        }
+    };
+    walk(&register, none, async |names| assert!(names == ["app"] || names.is_empty())).await;
 
     // Registered or managed, always there.
     let promote = task(What::Promote { name: "app".into() });

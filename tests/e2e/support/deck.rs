@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::small_disk::SmallDisk;
 use super::{fixtures, is_root};
 
 /// The user that runs the program where the tests run as root (`nobody`).
-const ORDINARY: u32 = 65534;
+pub(super) const ORDINARY: u32 = 65534;
 
 /// Longest that any one command may take here: a boot of systemd under TCG beside another one.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -94,11 +95,39 @@ impl Deck {
         copy
     }
 
+    /// A file with this content in the user's home, which is the user's own.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        let folder = path.parent().unwrap();
+        if !folder.exists() {
+            fs::create_dir(folder).unwrap();
+            own(folder);
+        }
+        fs::write(&path, content).unwrap();
+        own(&path);
+        path
+    }
+
+    /// A folder in the user's home, which is the user's own.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        own(&path);
+        path
+    }
+
     /// The program with these arguments, ready to be started.
     pub(crate) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(program());
+        let mut command = self.prepared(Command::new(program()));
+        command.args(arguments);
+        if is_root() {
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
         command
-            .args(arguments)
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
+        command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.folder.path())
@@ -107,9 +136,6 @@ impl Deck {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if is_root() {
-            command.uid(ORDINARY).gid(ORDINARY);
-        }
         command
     }
 
@@ -117,6 +143,15 @@ impl Deck {
     #[track_caller]
     pub(crate) fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
         finish(self.command(arguments).spawn().unwrap())
+    }
+
+    /// Runs a command where a small disk is mounted.
+    #[track_caller]
+    pub(crate) fn run_on<'a>(&self, disk: &SmallDisk, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
+        let words = disk.enter();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(program()).args(arguments);
+        finish(self.prepared(command).spawn().unwrap())
     }
 
     /// Names of what lies in a folder of the data directory.

@@ -37,9 +37,7 @@ impl Layout {
     /// Adds a layer from an uncompressed tar.
     pub(crate) fn layer(&mut self, tar: &[u8]) -> &mut Self {
         self.diff_ids.push(format!("sha256:{}", hex(tar)));
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(tar).unwrap();
-        let bytes = gzip.finish().unwrap();
+        let bytes = gzip(tar);
         let digest = self.blob(&bytes);
         self.layers.push((digest, bytes.len() as u64));
         self
@@ -83,6 +81,31 @@ impl Layout {
         fs::write(self.path.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
         digest
     }
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// Bytes that do not compress, the same every time (xorshift64).
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// The digest as OCI writes it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,8 +2,10 @@
 
 pub(crate) mod deck;
 pub(crate) mod fixtures;
+pub(crate) mod hostile;
 pub(crate) mod layout;
 pub(crate) mod registry;
+pub(crate) mod small_disk;
 
 use std::path::PathBuf;
 use std::process::Command;

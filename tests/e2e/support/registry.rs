@@ -8,16 +8,36 @@ use std::time::{Duration, Instant};
 pub(crate) struct Registry {
     process: Child,
     port: u16,
+    /// `user:password` that it asks for.
+    login: Option<String>,
     _folder: tempfile::TempDir,
 }
 
 impl Registry {
     /// Starts one; `None`, and a line that says so, where the host has none.
     pub(crate) fn start() -> Option<Self> {
+        Self::launch(None)
+    }
+
+    /// Starts one that lets in nobody else than this user.
+    pub(crate) fn start_with_password(user: &str, password: &str) -> Option<Self> {
+        if !super::have("htpasswd") {
+            return None;
+        }
+        Self::launch(Some((user, password)))
+    }
+
+    fn launch(login: Option<(&str, &str)>) -> Option<Self> {
         if !super::have("docker-registry") || !super::have("skopeo") {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
+        let auth = login.map_or_else(String::new, |(user, password)| {
+            let file = folder.path().join("htpasswd");
+            let line = super::run(Command::new("htpasswd").args(["-Bbn", user, password]));
+            std::fs::write(&file, line).unwrap();
+            format!("auth:\n  htpasswd:\n    realm: vmdeck\n    path: {}\n", file.display())
+        });
         // Another program may take the port between the look and the registry's start.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -25,7 +45,7 @@ impl Registry {
             std::fs::write(
                 &config,
                 format!(
-                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
                     folder.path().join("data").display()
                 ),
             )
@@ -41,7 +61,8 @@ impl Registry {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(20) {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Some(Self { process, port, _folder: folder });
+                    let login = login.map(|(user, password)| format!("{user}:{password}"));
+                    return Some(Self { process, port, login, _folder: folder });
                 }
                 if process.try_wait().unwrap().is_some() {
                     break;
@@ -64,6 +85,7 @@ impl Registry {
         super::run(
             Command::new("skopeo")
                 .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+                .args(self.login.iter().flat_map(|login| ["--dest-creds", login]))
                 .arg(format!("oci:{}:latest", layout.display()))
                 .arg(format!("docker://{}", self.reference(name))),
         );

@@ -40,6 +40,7 @@ pub(super) fn unpack(
             return Error::cancelled();
         }
         Error::io("the bundle is damaged, cut short, or no tar file packed by zstd", error)
+            .with_hint("get it again; `vmdeck image export` writes such files")
     };
     let mut decoder = zstd::Decoder::new(&mut *reader).map_err(damaged)?;
     decoder.window_log_max(WINDOW).map_err(damaged)?;

@@ -161,10 +161,13 @@ impl RegistryClient {
     /// Reads an answer to its end, at most `limit` bytes.
     pub(crate) async fn read(&self, mut response: Response, limit: u64) -> Result<Vec<u8>, SourceError> {
         let too_long = || {
-            SourceError::Permanent(Error::failed(format!(
-                "the registry {} answers with more than the {limit} bytes that are taken",
-                self.reference.registry
-            )))
+            SourceError::Permanent(
+                Error::failed(format!(
+                    "the registry {} answers with more than the {limit} bytes that are taken",
+                    self.reference.registry
+                ))
+                .with_hint("no sane registry does that: check its address, and whom it belongs to"),
+            )
         };
         if response.content_length().is_some_and(|length| length > limit) {
             return Err(too_long());
@@ -212,6 +215,7 @@ impl RegistryClient {
         if error.is_redirect() {
             return Error::failed(format!("the registry {registry} redirects in a way that is refused"))
                 .with_source(error)
+                .with_hint("check its address; for one that speaks plain HTTP behind TLS, add --plain-http")
                 .into();
         }
         if let Some(tls) = cause::<rustls::Error>(&error) {

@@ -22,6 +22,8 @@ const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
+const DAMAGED: &str = "the image is damaged where it is stored: tell who runs the registry";
+
 /// Tries of one small request; the first connection is given up sooner than a download that ran.
 const DOCUMENT_ATTEMPTS: u32 = 3;
 
@@ -142,6 +144,7 @@ impl Source for RegistrySource {
                                 layer.label(),
                                 printable(range, 100)
                             ))
+                            .with_hint(DAMAGED)
                             .into());
                         }
                     }
@@ -157,17 +160,21 @@ impl Source for RegistrySource {
                             layer.size,
                             self.describe()
                         ))
+                        .with_hint(DAMAGED)
                         .into());
                     }
                     0
                 }
                 // What is here cannot be a beginning of what is there: take it from the start.
                 _ => {
-                    return Err(SourceError::Permanent(Error::failed(format!(
-                        "{} has no bytes of layer {} from {offset} on",
-                        self.describe(),
-                        layer.label()
-                    ))));
+                    return Err(SourceError::Permanent(
+                        Error::failed(format!(
+                            "{} has no bytes of layer {} from {offset} on",
+                            self.describe(),
+                            layer.label()
+                        ))
+                        .with_hint(DAMAGED),
+                    ));
                 }
             };
             let client = Arc::clone(&self.client);
