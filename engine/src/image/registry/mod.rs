@@ -1,7 +1,7 @@
 //! The part of the OCI distribution protocol that a pull needs: `GET` of manifests and blobs, with
 //! the authentication that registries ask for.
 //!
-//! The forms of what is said are `oci-client`'s: manifests, errors, tokens, references. The transport
+//! The forms of what is said are `oci-client`'s: manifests, errors, tokens. The transport
 //! is our own, over the HTTP client that it uses too, because its `Client` buffers manifests without a
 //! bound, swallows errors of the token service, knows no identity tokens, does not show a response's
 //! `Content-Range` and `Retry-After`, and does not authenticate anew when a token expires in the
