@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""promises.py VMDECK LAYOUT: what pull.sh does not measure, in one run on tmpfs.
+"""promises.py VMDECK LAYOUT [PART...]: what pull.sh does not measure, in one run on tmpfs.
 
   again     the same digest under another name, median of 5
   eight     8 images at once that share all layers but a small one: bytes fetched beside distinct bytes
@@ -7,7 +7,7 @@
   written   bytes the pull hands to the kernel, beside what image and cached blobs take on the disk
   slow      a link of 200 Mbit/s: from the last byte to the end of the pull
 
-Needs docker-registry and skopeo. The proxy that limits the link and counts is in this file.
+`eight` needs room for eight images. Without parts all are measured. Needs docker-registry and skopeo. The proxy that limits the link and counts is in this file.
 """
 import hashlib, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 
@@ -45,6 +45,10 @@ class Proxy:
             target.shutdown(socket.SHUT_WR)
         except OSError:
             source.close(), target.close()
+
+
+def wanted(part):
+    return part in sys.argv[3:] or len(sys.argv) == 3
 
 
 def pull(name, reference):
@@ -151,24 +155,25 @@ def main():
         print(f"written: {written / 2**20:.0f} MiB by system calls, {kept / 2**20:.0f} MiB allocated: {written / kept:.2f}")
 
         again = []
-        for number in range(5):
+        for number in range(5 if wanted("again") else 0):
             begun = time.monotonic()
             _, _, processor = end(pull(f"again{number}", f"{reference}:latest"))
             again.append(((time.monotonic() - begun) * 1000, processor * 1000))
-        print("again: {:.0f} ms, {:.0f} ms of processor".format(*map(statistics.median, zip(*again))))
+        again and print("again: {:.0f} ms, {:.0f} ms of processor".format(*map(statistics.median, zip(*again))))
 
         forget()
         proxy.count, begun = 0, time.monotonic()
-        memory = max(memory for _, memory, _ in map(end, [pull(f"v{n}", f"{reference}:v{n}") for n in range(8)]))
+        eight = [pull(f"v{n}", f"{reference}:v{n}") for n in range(8 if wanted("eight") else 0)]
+        memory = max((memory for _, memory, _ in map(end, eight)), default=0)
         distinct = whole + sum(size for _, size in entries)
-        print(f"eight: {time.monotonic() - begun:.1f} s, {proxy.count / distinct:.3f} of the distinct bytes fetched, {memory / 2**20:.0f} MiB each at most")
+        eight and print(f"eight: {time.monotonic() - begun:.1f} s, {proxy.count / distinct:.3f} of the distinct bytes fetched, {memory / 2**20:.0f} MiB each at most")
 
         forget()
         proxy.rate = 200e6 / 8
         begun = time.monotonic()
-        end(pull("slow", f"{reference}:latest"))
+        wanted("slow") and end(pull("slow", f"{reference}:latest"))
         ended = time.monotonic()
-        print(f"slow: {ended - begun:.1f} s, the end {(ended - proxy.last) * 1000:.0f} ms after the last byte")
+        wanted("slow") and print(f"slow: {ended - begun:.1f} s, the end {(ended - proxy.last) * 1000:.0f} ms after the last byte")
         print(f"load after: {os.getloadavg()[0]:.1f}")
     finally:
         if registry:
