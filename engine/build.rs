@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What the guest binary is made of, relative to the engine's folder. Folders stand for all in them.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     "guest/src",
     "guest/Cargo.toml",
     "protocol/src",
     "protocol/Cargo.toml",
+    "transfer/src",
+    "transfer/Cargo.toml",
     "../Cargo.toml",
     "../Cargo.lock",
 ];

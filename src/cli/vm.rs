@@ -117,6 +117,25 @@ pub(crate) enum VmCommand {
     /// Run a command in a machine, or its login shell
     Exec(ExecArguments),
 
+    /// Copy files and folders between this host and a machine
+    ///
+    /// Either SOURCE or TARGET is NAME:/path. A folder is copied with all in it; into a folder that
+    /// is there it goes under its own name, and `DIR/.` means its content. Permissions, times and
+    /// links are kept; devices, sockets and pipes are left out, with a warning.
+    #[command(visible_alias = "copy")]
+    Cp { source: String, target: String },
+
+    /// What running machines are doing: processors, memory, disks, network
+    Stats {
+        /// All that run otherwise
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+
+        /// Go on, once in so many seconds
+        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+        watch: Option<u64>,
+    },
+
     /// What the machine's serial console printed
     Logs {
         name: String,

@@ -1,6 +1,7 @@
 //! Commands without the console: the same engine, its results on standard output, its progress on
 //! standard error. One file per noun.
 
+mod copy;
 mod exec;
 mod image;
 mod interrupt;
@@ -10,6 +11,7 @@ mod man;
 mod operation;
 pub(crate) mod output;
 mod progress;
+mod stats;
 mod terminal;
 mod vm;
 

@@ -9,14 +9,17 @@ mod snapshot;
 use vmdeck_engine::Error;
 use vmdeck_engine::guest::ExecRequest;
 use vmdeck_engine::vm::CreateVm;
-use vmdeck_engine::vm::record::Vm;
+use vmdeck_engine::vm::record::{Boot, Vm};
 
 use super::output::Output;
-use super::{Context, Outcome, exec, logs};
+use super::{Context, Outcome, copy, exec, logs, stats};
 use crate::cli::vm::{CreateArguments, ExecArguments, MachineArguments, RunArguments, VmCommand};
 
 /// `vm exec` and `vm run`: the engine failed before the command ran.
 const NOT_RUN: u8 = 125;
+
+/// `vm run` of an image whose own command cannot be run: what a shell says of one that is not there.
+const COMMAND_NOT_FOUND: u8 = 127;
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
     let vms = context.engine.vms();
@@ -57,6 +60,8 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Ports { name, add, remove } => change::ports(context, &name, add, remove).await,
         VmCommand::Console { name } => console::run(context, &name).await,
         VmCommand::Exec(arguments) => exec_command(context, arguments).await,
+        VmCommand::Cp { source, target } => copy::run(context, &source, &target).await,
+        VmCommand::Stats { names, watch } => stats::run(context, names, watch).await,
         VmCommand::Logs { name, follow, tail } => {
             let vm = vms.find(&name).await?;
             logs::run(context, &vm, follow, tail).await
@@ -124,8 +129,12 @@ async fn run_in(
         Err(error) => return not_run(context.output, error, !command.is_empty()),
     };
     if command.is_empty() {
+        let refused = vm.boot.as_ref().and_then(Boot::command_not_run).map(str::to_owned);
         context.output.message(&format!("`vmdeck vm exec {}` opens a shell in it", vm.name));
-        return print_vms(context, &[vm]);
+        print_vms(context, &[vm])?;
+        let Some(refused) = refused else { return Ok(0) };
+        context.output.error(&Error::failed(refused).with_hint("the machine is up without it; `vm create --image IMAGE -- COMMAND` makes one with another command"));
+        return Ok(COMMAND_NOT_FOUND);
     }
     let request = ExecRequest { command: command.to_vec(), ..ExecRequest::default() };
     passed_on(context, exec::run(context, &vm.name, request, terminal).await)

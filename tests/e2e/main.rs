@@ -12,6 +12,7 @@ mod bad_input;
 mod boot;
 mod boot_failures;
 mod command_line;
+mod guest_verbs;
 mod manage;
 mod pull;
 mod tree;

@@ -20,5 +20,6 @@ pub mod command;
 pub mod init;
 pub mod jail;
 pub mod log;
+pub mod serve;
 mod stats;
 mod system;

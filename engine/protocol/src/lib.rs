@@ -21,12 +21,16 @@ pub mod flow;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+pub mod service;
 pub mod settings;
 pub mod stats;
 
 /// Version of the protocol that this crate speaks, told in [`message::Hello`]. A change that an
 /// older peer can ignore does not raise it: messages of unknown kind are refused or skipped.
 pub const VERSION: u32 = 1;
+
+/// What the warning of a machine whose image's command cannot be run begins with.
+pub const COMMAND_NOT_RUN: &str = "the image's command cannot be run";
 
 /// Name of the virtio-serial port with this number, as the hypervisor is told and the guest sees it
 /// in `/sys/class/virtio-ports/*/name`.

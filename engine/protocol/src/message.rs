@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::frame::{self, Frame, PayloadTooLong};
+use crate::service::Serve;
 use crate::stats::Stats;
 
 /// From the engine to the agent.
@@ -18,6 +19,12 @@ pub enum HostMessage {
     Exec {
         stream: u32,
         exec: Exec,
+    },
+    /// Start a service of the agent's own, which runs like a command; an agent that is older
+    /// refuses it.
+    Serve {
+        stream: u32,
+        serve: Serve,
     },
     /// Data for its standard input.
     Stdin {
@@ -278,6 +285,7 @@ mod kind {
     pub(super) const POWER_OFF: u8 = 0x08;
     pub(super) const PING: u8 = 0x09;
     pub(super) const ASK_STATS: u8 = 0x0a;
+    pub(super) const SERVE: u8 = 0x0b;
 
     pub(super) const HELLO: u8 = 0x41;
     pub(super) const REACHED: u8 = 0x42;
@@ -301,6 +309,7 @@ impl HostMessage {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), PayloadTooLong> {
         match self {
             Self::Exec { stream, exec } => frame::encode(kind::EXEC, *stream, &json(exec), out),
+            Self::Serve { stream, serve } => frame::encode(kind::SERVE, *stream, &json(serve), out),
             Self::Stdin { stream, data } => frame::encode(kind::STDIN, *stream, data, out),
             Self::StdinEnd { stream } => frame::encode(kind::STDIN_END, *stream, &[], out),
             Self::Credit { stream, bytes } => {
@@ -324,6 +333,7 @@ impl HostMessage {
         let stream = frame.stream;
         Ok(match frame.kind {
             kind::EXEC => Self::Exec { stream, exec: parsed(&frame)? },
+            kind::SERVE => Self::Serve { stream, serve: parsed(&frame)? },
             kind::STDIN => Self::Stdin { stream, data: frame.payload },
             kind::STDIN_END => Self::StdinEnd { stream },
             kind::HOST_CREDIT => Self::Credit { stream, bytes: u32::from_le_bytes(exactly(&frame)?) },
@@ -449,7 +459,11 @@ mod tests {
             (stream.clone(), any::<u16>(), any::<u16>())
                 .prop_map(|(stream, columns, rows)| HostMessage::Resize { stream, columns, rows }),
             stream.clone().prop_map(|stream| HostMessage::HangUp { stream }),
-            stream.prop_map(|stream| HostMessage::Stats { stream }),
+            stream.clone().prop_map(|stream| HostMessage::Stats { stream }),
+            (stream, ".{0,9}", prop::option::of(".{0,9}")).prop_map(|(stream, path, name)| {
+                let service = crate::service::Service::Receive { path, name };
+                HostMessage::Serve { stream, serve: Serve { service, user: None } }
+            }),
             any::<u64>().prop_map(|grace_milliseconds| HostMessage::PowerOff {
                 power_off: PowerOff { grace_milliseconds }
             }),

@@ -13,6 +13,7 @@ use vmdeck_protocol::flow::{FlowError, ReceiveWindow, SendWindow};
 use vmdeck_protocol::frame::MAX_PAYLOAD;
 use vmdeck_protocol::handshake::chunk;
 use vmdeck_protocol::message::{Exec, ExitStatus, HostMessage, Refusal, RefusalReason, Terminal};
+use vmdeck_protocol::service::Serve;
 
 use crate::error::{Error, Result};
 
@@ -123,7 +124,7 @@ pub(super) struct Stream {
 pub(super) fn start(
     connection: &Arc<Connection>,
     request: ExecRequest,
-) -> Result<impl Future<Output = Result<ExecSession>> + use<>> {
+) -> Result<impl Future<Output = Result<ExecSession>>> {
     let exec = Exec {
         command: request.command,
         environment: request.environment,
@@ -135,8 +136,8 @@ pub(super) fn start(
             term: request.term,
         }),
     };
-    let texts = exec.command.iter().chain(&exec.environment).chain(&exec.working_directory).chain(&exec.user);
     // In JSON a byte takes six at most, and each string has quotes and a comma.
+    let texts = exec.command.iter().chain(&exec.environment).chain(&exec.working_directory).chain(&exec.user);
     let length: usize = 256 + texts.map(|text| text.len() + 3).sum::<usize>();
     let mut wire = Vec::new();
     if (HostMessage::Exec { stream: 0, exec: exec.clone() }).encode(&mut wire).is_err() {
@@ -145,7 +146,26 @@ pub(super) fn start(
         ))
         .with_hint("send long data through the command's standard input"));
     }
+    begin(connection, wire.len(), |stream| HostMessage::Exec { stream, exec })
+}
 
+/// As [`start`], for a service of the agent's own.
+pub(super) fn serve(
+    connection: &Arc<Connection>,
+    serve: Serve,
+) -> Result<impl Future<Output = Result<ExecSession>>> {
+    let mut wire = Vec::new();
+    if (HostMessage::Serve { stream: 0, serve: serve.clone() }).encode(&mut wire).is_err() {
+        return Err(Error::usage("the path is too long"));
+    }
+    begin(connection, wire.len(), |stream| HostMessage::Serve { stream, serve })
+}
+
+fn begin<Request: FnOnce(u32) -> HostMessage>(
+    connection: &Arc<Connection>,
+    length: usize,
+    request: Request,
+) -> Result<impl Future<Output = Result<ExecSession>> + use<Request>> {
     let (started_sender, started) = oneshot::channel();
     let (arrived_sender, arrived) = mpsc::unbounded_channel();
     let (output_sender, output) = mpsc::channel(OUTPUT_QUEUE);
@@ -171,8 +191,9 @@ pub(super) fn start(
         _abandon: abandoned.drop_guard(),
     });
 
+    let request = request(stream);
     Ok(async move {
-        handle.connection.core.request(HostMessage::Exec { stream, exec }, wire.len()).await?;
+        handle.connection.core.request(request, length).await?;
         match started.await {
             Ok(Ok(())) => Ok(ExecSession {
                 input: ExecInput { handle: Arc::clone(&handle) },

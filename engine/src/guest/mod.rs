@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vmdeck_protocol::message::{FailureClass, PowerOff, Stage};
+use vmdeck_protocol::service::Serve;
+pub use vmdeck_protocol::service::Service;
 pub use vmdeck_protocol::stats::{self, Stats as GuestStats};
 
 use crate::error::{Error, Result};
@@ -117,6 +119,17 @@ impl GuestChannel {
         match tokio::time::timeout(ANSWER_TIMEOUT, starting).await {
             Ok(started) => started,
             Err(_) => Err(silent("start the command")),
+        }
+    }
+
+    /// Starts a service of the agent's own, as a user of the machine (root when there is none): it
+    /// needs no program of the image. Dropping the future hangs up what was started.
+    pub async fn serve(&self, service: Service, user: Option<String>) -> Result<ExecSession> {
+        self.ready().await?;
+        let starting = exec::serve(&self.connection, Serve { service, user })?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, starting).await {
+            Ok(started) => started,
+            Err(_) => Err(silent("start a service")),
         }
     }
 

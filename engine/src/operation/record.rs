@@ -75,6 +75,7 @@ stored_enum!(
         VmSnapshotDelete = "vm snapshot delete",
         VmRestore = "vm restore",
         VmClone = "vm clone",
+        VmCopy = "vm cp",
         VmDelete = "vm delete",
         HostProbe = "host probe",
     }

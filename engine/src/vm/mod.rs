@@ -24,6 +24,7 @@ mod boot;
 mod change;
 mod channels;
 mod clone;
+mod copy;
 mod create;
 mod delete;
 mod disk;
@@ -39,13 +40,14 @@ pub mod record;
 mod settle;
 pub mod snapshot;
 mod start;
+mod stats;
 mod stop;
 mod supervise;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,10 +57,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::admission::{Admission, Request, admit};
 pub use self::change::{ChangeVm, Changed, TakesEffect};
 use self::channels::Channels;
+pub use self::copy::Copied;
 use self::hold::Held;
 pub use self::label::check_label;
 use self::lock::VmLocks;
 pub use self::observe::{ConsoleChunk, ConsoleOutput, HostUsage, VmFile};
+pub use self::stats::{VmRates, VmStats};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{ExecRequest, ExecSession, GuestChannel};
@@ -411,6 +415,36 @@ impl VmService {
     /// Runs a command in a running machine.
     pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<ExecSession> {
         self.channel(name).await?.exec(request).await
+    }
+
+    /// Copies a file or a folder out of a running machine, by the rules of `cp -R`: below a folder
+    /// that is there, else as that path. Nothing is written anywhere else, whatever the guest says.
+    pub fn copy_out(&self, name: &str, from: &str, to: PathBuf, parent: Option<&Operation>) -> Task<Copied> {
+        let (service, name, from) = (self.clone(), name.to_owned(), from.to_owned());
+        let operations = &self.shared.operations;
+        operations.spawn(OperationKind::VmCopy, name.clone(), parent, move |operation| async move {
+            let channel = service.channel(&name).await?;
+            Box::pin(copy::out(&channel, from, to, &operation)).await
+        })
+    }
+
+    /// Copies a file or a folder into a running machine, by the rules of `cp -R`; it is root's there.
+    pub fn copy_in(&self, name: &str, from: PathBuf, to: &str, parent: Option<&Operation>) -> Task<Copied> {
+        let (service, name, to) = (self.clone(), name.to_owned(), to.to_owned());
+        let operations = &self.shared.operations;
+        operations.spawn(OperationKind::VmCopy, name.clone(), parent, move |operation| async move {
+            let channel = service.channel(&name).await?;
+            Box::pin(copy::into(&channel, from, to, &operation)).await
+        })
+    }
+
+    /// What a running machine is doing now. A screen that shows rates keeps the reading before and
+    /// asks [`VmStats::since`].
+    pub async fn stats(&self, name: &str) -> Result<VmStats> {
+        let vm = self.find(name).await?;
+        let guest = self.channel(&vm.name).await?.stats().await?;
+        let (_, host) = self.usage(vec![vm.clone()]).await.pop().ok_or_else(|| not_running(&vm))?;
+        Ok(VmStats { name: vm.name, guest, host })
     }
 
     /// A connection to a running machine's agent.

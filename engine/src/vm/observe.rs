@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::record::Vm;
 use super::{VmService, disk};
 use crate::clock::{self, Milliseconds};
@@ -17,7 +19,7 @@ use crate::vmm::{DiskFormat, qcow2};
 const CONSOLE_BYTES: u64 = 256 << 10;
 
 /// What the hypervisor's process has used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostUsage {
     /// When it was looked at.
     pub at: Milliseconds,

@@ -205,6 +205,18 @@ pub struct Boot {
     pub accelerator: Option<Accelerator>,
     pub phases: Vec<BootPhase>,
     pub failure: Option<BootFailure>,
+    /// What did not work and the machine does without, as its guest told until it was ready. Text of
+    /// the guest: show it escaped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Boot {
+    /// Why the image's command could not be run, where it could not.
+    pub fn command_not_run(&self) -> Option<&str> {
+        let warnings = self.warnings.iter();
+        warnings.map(String::as_str).find(|text| text.starts_with(vmdeck_protocol::COMMAND_NOT_RUN))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

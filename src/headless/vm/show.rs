@@ -1,6 +1,6 @@
 //! Machines for people to read.
 
-use vmdeck_engine::vm::record::{BootPhaseStatus, Vm, VmState};
+use vmdeck_engine::vm::record::{Boot, BootPhaseStatus, Vm, VmState};
 
 use crate::headless::output::{Fields, Table, bytes, duration, human, time};
 
@@ -10,7 +10,7 @@ pub(super) fn table(vms: &[Vm]) -> String {
     for vm in vms {
         table.row([
             vm.name.clone(),
-            vm.state.as_str().into(),
+            state(vm),
             address(vm),
             vm.settings.cpus.to_string(),
             bytes(vm.settings.memory_mib << 20),
@@ -28,7 +28,7 @@ pub(super) fn fields(vm: &Vm) -> String {
     fields
         .add("name", &vm.name)
         .add("id", vm.id.to_string())
-        .add("state", vm.state.as_str())
+        .add("state", state(vm))
         .add("image", &vm.image)
         .add("kernel", &vm.kernel)
         .add("cpus", vm.settings.cpus.to_string())
@@ -60,6 +60,9 @@ pub(super) fn fields(vm: &Vm) -> String {
             };
             text.push_str(&format!("  {:<8} {took}\n", phase.name.as_str()));
         }
+        for warning in &boot.warnings {
+            text.push_str(&format!("warning:  {warning}\n"));
+        }
         if let Some(failure) = &boot.failure {
             text.push_str(&format!("failure:  {}\n   next:  {}\n", failure.message, failure.hint));
             for line in &failure.console_tail {
@@ -68,6 +71,15 @@ pub(super) fn fields(vm: &Vm) -> String {
         }
     }
     human(&text).into_owned()
+}
+
+/// A machine that is up without what its image was to run is not what its user expects.
+fn state(vm: &Vm) -> String {
+    let refused = vm.boot.as_ref().and_then(Boot::command_not_run).is_some();
+    match vm.state {
+        VmState::Running if refused => "running, without its command".into(),
+        state => state.as_str().into(),
+    }
 }
 
 /// As much as there is to tell machines apart by.
@@ -80,7 +92,7 @@ pub(super) fn wide_table(vms: &[Vm]) -> String {
         let ports: Vec<String> = vm.settings.ports.iter().map(ToString::to_string).collect();
         table.row([
             vm.name.clone(),
-            vm.state.as_str().into(),
+            state(vm),
             address(vm),
             network(vm),
             vm.settings.cpus.to_string(),

@@ -170,7 +170,14 @@ pub(crate) fn boot(id: i64, started_at: Milliseconds, taken: &[u64], status: Boo
         let duration_ms = (status != BootPhaseStatus::Active).then_some(took);
         BootPhase { name, status, started_at: Some(from), duration_ms }
     });
-    Boot { id, started_at, accelerator: Some(Accelerator::Tcg), phases: phases.collect(), failure: None }
+    Boot {
+        id,
+        started_at,
+        accelerator: Some(Accelerator::Tcg),
+        phases: phases.collect(),
+        failure: None,
+        warnings: Vec::new(),
+    }
 }
 
 const WHOLE: [u64; 9] = [3, 8, 21, 2, 640, 2480, 930, 410, 35];

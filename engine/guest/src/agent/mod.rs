@@ -23,6 +23,8 @@ use vmdeck_protocol::message::{
     Stage,
 };
 
+use vmdeck_protocol::service::{SERVICE_ARGUMENT, Service};
+
 use crate::command;
 use discovery::Discovery;
 pub use port::Lifetime;
@@ -59,6 +61,8 @@ pub struct Agent {
     failure: Option<Failure>,
     warnings: Vec<String>,
     environment: Vec<String>,
+    /// The program that services are run by: this one.
+    service_program: String,
     power: Option<PowerSwitch>,
     /// There is work that waits for no descriptor.
     busy: bool,
@@ -96,6 +100,7 @@ impl Agent {
             failure: None,
             warnings: Vec::new(),
             environment: Vec::new(),
+            service_program: "/proc/self/exe".to_owned(),
             power: None,
             busy: false,
             buffer: vec![0; 64 * 1024],
@@ -136,6 +141,11 @@ impl Agent {
         self.environment = environment;
     }
 
+    /// Which program to run services by, where that is not this one.
+    pub fn set_service_program(&mut self, program: String) {
+        self.service_program = program;
+    }
+
     /// What to do when an engine wants the power off.
     pub fn set_power_switch(&mut self, power: PowerSwitch) {
         self.power = Some(power);
@@ -143,6 +153,8 @@ impl Agent {
 
     /// Tells all engines, now and later, that a stage is reached.
     pub fn reach(&mut self, stage: Stage) {
+        // Whoever waits for the stage knows by then what went wrong before it.
+        self.warn();
         let reached = Reached { stage, nanoseconds: nanoseconds_since_boot() };
         self.stages.push(reached);
         self.tell_all(&GuestMessage::Reached { reached });
@@ -339,6 +351,16 @@ impl Agent {
         };
         match message {
             HostMessage::Exec { stream, exec } => self.exec(index, stream, &exec),
+            HostMessage::Serve { stream, serve } => {
+                let request = serde_json::to_string(&serve.service).unwrap_or_default();
+                let command = vec![self.service_program.clone(), SERVICE_ARGUMENT.to_owned(), request];
+                let working_directory = Some("/".to_owned()).filter(|_| serve.service != Service::Sftp);
+                self.exec(
+                    index,
+                    stream,
+                    &Exec { command, working_directory, user: serve.user, ..Exec::default() },
+                );
+            }
             HostMessage::PowerOff { power_off } => {
                 self.ports[index].send(&GuestMessage::PoweringOff);
                 self.ports[index].flush();

@@ -13,6 +13,7 @@ use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use vmdeck_protocol::COMMAND_NOT_RUN;
 use vmdeck_protocol::message::{Exec, Failure};
 use vmdeck_protocol::settings::Settings;
 
@@ -131,7 +132,9 @@ fn start_entrypoint(settings: &Settings, entrypoint: &Entrypoint) {
                 }
             });
         }
-        Err(refusal) => log::error(&format!("the image's command cannot be run: {}", refusal.message)),
+        Err(refusal) => {
+            log::warning(&format!("{COMMAND_NOT_RUN}: {}", refusal.message));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod commands;
 mod hostile;
 mod reconnect;
+mod services;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;

@@ -127,7 +127,8 @@ async fn attempt(
     // Boxed: it holds a launch.
     match Box::pin(walk).await {
         Ok(up) => {
-            recorder.ready(&up.run).await?;
+            let warnings = up.channel.progress().borrow().warnings.clone();
+            recorder.ready(&up.run, warnings).await?;
             Ok(Ok(up))
         }
         Err(setback) => {
@@ -376,7 +377,8 @@ pub(super) async fn take_over(
     .await?;
     let setback = match watched {
         Outcome::Ready(channel) => {
-            recorder.ready(run).await?;
+            let warnings = channel.progress().borrow().warnings.clone();
+            recorder.ready(run, warnings).await?;
             return Ok(Up { run: launched.run, channel });
         }
         Outcome::Cancelled => {

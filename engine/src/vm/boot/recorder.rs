@@ -62,8 +62,9 @@ impl Recorder {
     }
 
     /// The machine is ready: the end of the boot and the state `running` become true together.
-    pub(in crate::vm) async fn ready(mut self, run: &VmRun) -> Result<()> {
+    pub(in crate::vm) async fn ready(mut self, run: &VmRun, warnings: Vec<String>) -> Result<()> {
         self.timeline.finish(clock::now());
+        self.timeline.set_warnings(warnings);
         let (id, boot, run) = (self.vm, self.timeline.boot().clone(), run.clone());
         self.store
             .write_relaxed(move |transaction| {

@@ -20,8 +20,14 @@ impl Timeline {
             started_at: None,
             duration_ms: None,
         });
-        let mut boot =
-            Boot { id: 0, started_at: now, accelerator: None, phases: phases.into(), failure: None };
+        let mut boot = Boot {
+            id: 0,
+            started_at: now,
+            accelerator: None,
+            phases: phases.into(),
+            failure: None,
+            warnings: Vec::new(),
+        };
         let reserved_at = |creation: &Creation| {
             creation.started_at.saturating_add(i64::try_from(creation.resolve_ms).unwrap_or(i64::MAX))
         };
@@ -57,6 +63,10 @@ impl Timeline {
 
     pub(in crate::vm) fn set_id(&mut self, id: i64) {
         self.boot.id = id;
+    }
+
+    pub(in crate::vm) fn set_warnings(&mut self, warnings: Vec<String>) {
+        self.boot.warnings = warnings;
     }
 
     pub(in crate::vm) fn set_accelerator(&mut self, accelerator: Accelerator) {
