@@ -1,6 +1,7 @@
 //! What this host can and cannot do, and the fix for what it cannot.
 
 mod hypervisor;
+mod network;
 mod place;
 mod tools;
 
@@ -79,6 +80,7 @@ pub async fn examine(engine: &crate::Engine) -> Result<Report> {
     let mut checks = hypervisor::checks(engine).await;
     checks
         .extend(here.await.map_err(|error| Error::failed("looking at this host failed").with_source(error))?);
+    checks.push(network::check());
     Ok(Report { checks })
 }
 
@@ -97,8 +99,16 @@ mod tests {
             assert!(!check.finding.is_empty() && !check.finding.contains('\n'), "{check:?}");
         }
         let names: Vec<_> = report.checks.iter().map(|check| check.name.as_str()).collect();
-        for name in ["qemu", "accelerator", "data directory", "disk space", "memory", "kernel source", "ssh"]
-        {
+        for name in [
+            "qemu",
+            "accelerator",
+            "data directory",
+            "disk space",
+            "memory",
+            "kernel source",
+            "ssh",
+            "guest network",
+        ] {
             assert!(names.contains(&name), "{name} is not looked at");
         }
         // The second look has nothing to prove any more.

@@ -403,8 +403,11 @@ pub(crate) struct TerminalArguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Network {
-    /// Rootless: outbound by the hypervisor, inbound by forwarded ports
+    /// Rootless: outbound by the hypervisor, inbound by forwarded ports; the guest also reaches
+    /// services on this host's loopback interface
     User,
+    /// Forwarded ports lead in, nothing leads out: for guests that are not trusted
+    Isolated,
     None,
 }
 
@@ -412,6 +415,7 @@ impl From<Network> for NetworkMode {
     fn from(network: Network) -> Self {
         match network {
             Network::User => Self::User,
+            Network::Isolated => Self::Isolated,
             Network::None => Self::None,
         }
     }

@@ -250,3 +250,42 @@ fn snapshots_and_clones_of_a_real_machine_also_when_vmdeck_is_killed() {
     let ended = deck.run(["vm", "run", "promoted", "--name", "p", "--", "cat", "/on-root", "/root/on-work"]);
     assert_eq!(ended.expect(0).stdout, "three\nthree\n");
 }
+
+#[test]
+fn an_isolated_machine_is_reached_and_reaches_nothing() {
+    if !can_boot() {
+        return;
+    }
+    let deck = deck_with_busybox();
+    let _guard = deck.guard("m");
+    // A service of this host on its loopback interface, as a database is.
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in service.incoming().flatten() {
+            let mut client = client;
+            let _ = client.write_all(b"secret\n");
+        }
+    });
+    let reach = |deck: &Deck| {
+        let address = show(deck, "m")["address"].as_str().unwrap().replace(".15", ".2");
+        exec(deck, &format!("/bin/busybox nc -w 3 {address} {port} < /dev/null || true"))
+    };
+    deck.run(["vm", "run", "busybox", "--name", "m", "--network", "isolated", "--port", "0:7"]).expect(0);
+    assert_eq!(reach(&deck), "", "an isolated machine reaches this host");
+    let listen = "/bin/busybox nc -l -p 7 -e /bin/echo from inside";
+    let guest = deck.command(["vm", "exec", "m", "--", "sh", "-c", listen]).spawn().unwrap();
+    let host_port = show(&deck, "m")["settings"]["ports"][0]["host_port"].as_u64().unwrap();
+    let begun = Instant::now();
+    let mut said = String::new();
+    while said.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+        let connected = std::net::TcpStream::connect(("127.0.0.1", u16::try_from(host_port).unwrap()));
+        let _ = connected.and_then(|mut stream| stream.read_to_string(&mut said));
+    }
+    assert_eq!(said, "from inside\n");
+    finish(guest).expect(0);
+    deck.run(["vm", "delete", "--force", "m"]).expect(0);
+    // What README says of the default, so that whoever mends it also mends that.
+    deck.run(["vm", "run", "busybox", "--name", "m"]).expect(0);
+    assert_eq!(reach(&deck), "secret\n");
+}

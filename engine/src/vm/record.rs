@@ -120,7 +120,11 @@ fn yes() -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
+    /// By the hypervisor, without root: out by its sockets, in by forwarded ports. What the guest
+    /// sends to its gateway reaches this host's loopback interface.
     User,
+    /// Forwarded ports lead in, and nothing leads out: neither to a network nor to this host.
+    Isolated,
     Bridge,
     None,
 }

@@ -78,6 +78,8 @@ pub enum NetworkAttachment {
     /// The hypervisor's own user-mode network.
     User {
         network: UserNetwork,
+        /// Only forwards lead in, and nothing leads out, not even to the host.
+        isolated: bool,
         mac: String,
         forwards: Vec<PortForward>,
     },

@@ -151,9 +151,10 @@ impl NewVmForm {
                 self.kernel = to.checked_sub(1);
             }
             Field::Network => {
-                const MODES: [NetworkMode; 3] = [NetworkMode::User, NetworkMode::Bridge, NetworkMode::None];
+                const MODES: [NetworkMode; 4] =
+                    [NetworkMode::User, NetworkMode::Isolated, NetworkMode::None, NetworkMode::Bridge];
                 let at = MODES.iter().position(|mode| *mode == self.network).unwrap_or(0);
-                self.network = MODES[(at + 3).saturating_add_signed(by) % 3];
+                self.network = MODES[(at + MODES.len()).saturating_add_signed(by) % MODES.len()];
             }
             Field::Start => self.start = !self.start,
             _ => {}

@@ -194,6 +194,7 @@ impl Listed for OperationView {
 pub fn network(mode: NetworkMode) -> &'static str {
     match mode {
         NetworkMode::User => "user",
+        NetworkMode::Isolated => "isolated",
         NetworkMode::Bridge => "bridge",
         NetworkMode::None => "none",
     }

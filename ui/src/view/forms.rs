@@ -169,6 +169,9 @@ fn choice(
                 vmdeck_engine::vm::record::NetworkMode::User => {
                     "reaches out; forwards lead in; no root needed"
                 }
+                vmdeck_engine::vm::record::NetworkMode::Isolated => {
+                    "forwarded ports lead in, nothing leads out"
+                }
                 vmdeck_engine::vm::record::NetworkMode::Bridge => {
                     "an address of its own on a bridge; needs root"
                 }

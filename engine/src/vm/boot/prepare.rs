@@ -96,7 +96,7 @@ fn guest_network(vm: &Vm) -> Option<GuestNetwork> {
 fn user_address(vm: &Vm) -> Option<Ipv4Addr> {
     match vm.settings.network {
         NetworkMode::None => None,
-        NetworkMode::User | NetworkMode::Bridge => vm.address,
+        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => vm.address,
     }
 }
 
@@ -122,6 +122,7 @@ impl Prepared {
             None => NetworkAttachment::None,
             Some(address) => NetworkAttachment::User {
                 network: network::user_network(address),
+                isolated: vm.settings.network == NetworkMode::Isolated,
                 mac: network::mac(&vm.id),
                 forwards: vm.settings.ports.clone(),
             },

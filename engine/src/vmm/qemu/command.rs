@@ -161,8 +161,8 @@ fn is_serial(serial: &str) -> bool {
 fn network(line: &mut Line, network: &NetworkAttachment) {
     let mac = match network {
         NetworkAttachment::None => return,
-        NetworkAttachment::User { network, mac, forwards } => {
-            line.pair("-netdev", user_netdev(network, forwards));
+        NetworkAttachment::User { network, isolated, mac, forwards } => {
+            line.pair("-netdev", user_netdev(network, *isolated, forwards));
             mac
         }
         NetworkAttachment::Tap { device, mac } => {
@@ -179,11 +179,14 @@ fn network(line: &mut Line, network: &NetworkAttachment) {
 
 /// IPv6 is off: the guest's addresses are leases of ours, and a guest that is told of an IPv6 route
 /// on a host that has none waits for it.
-fn user_netdev(network: &UserNetwork, forwards: &[PortForward]) -> String {
+fn user_netdev(network: &UserNetwork, isolated: bool, forwards: &[PortForward]) -> String {
     let mut value = format!(
         "user,id={NETDEV},ipv6=off,net={}/{},host={},dns={},dhcpstart={}",
         network.network, network.prefix, network.gateway, network.resolver, network.guest
     );
+    if isolated {
+        value.push_str(",restrict=on");
+    }
     for forward in forwards {
         write!(value, ",hostfwd={}-:{}", host_side(forward), forward.guest_port)
             .expect("text can be written");
@@ -263,6 +266,7 @@ mod tests {
                     resolver: Ipv4Addr::new(10, 1, 2, 2),
                     guest: Ipv4Addr::new(10, 1, 2, 15),
                 },
+                isolated: false,
                 mac: "52:54:00:00:00:01".into(),
                 forwards: vec![
                     PortForward {
@@ -399,6 +403,11 @@ mod tests {
               hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53"]
         );
         assert_eq!(devices(&line, "virtio-net-pci")[0]["romfile"], "");
+        if let NetworkAttachment::User { isolated, .. } = &mut machine.network {
+            *isolated = true;
+        }
+        let isolated = text(&machine, START);
+        assert!(values(&isolated, "-netdev")[0].contains(",dhcpstart=10.1.2.15,restrict=on,hostfwd="));
         machine.network =
             NetworkAttachment::Tap { device: "vmdeck3".into(), mac: "52:54:00:00:00:02".into() };
         let line = text(&machine, START);

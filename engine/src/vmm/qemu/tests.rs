@@ -95,6 +95,7 @@ impl Bench {
                     resolver: Ipv4Addr::new(10, 7, 7, 2),
                     guest: Ipv4Addr::new(10, 7, 7, 15),
                 },
+                isolated: false,
                 mac: "52:54:00:12:34:56".into(),
                 forwards: vec![],
             },
