@@ -118,8 +118,33 @@ impl Deck {
 
     /// The program with these arguments, ready to be started.
     pub(crate) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = self.prepared(Command::new(program()));
+        let mut command = self.ordinary(Command::new(program()));
         command.args(arguments);
+        command
+    }
+
+    /// The same in a session of its own. Not as one that controls the terminal: the end of such a
+    /// session throws away what the terminal has not read yet.
+    #[allow(dead_code)] // For the tests of the console.
+    pub(crate) fn on_terminal<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = self.ordinary(Command::new("setsid"));
+        command.arg(program()).args(arguments);
+        command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        command
+    }
+
+    /// The console in control of its terminal, where SIGHUP is ignored, as `nohup` has it.
+    #[allow(dead_code)] // As well.
+    pub(crate) fn on_terminal_without_hangups(&self) -> Command {
+        let mut command = self.ordinary(Command::new("setsid"));
+        command.args(["-c", "env", "--ignore-signal=HUP"]).arg(program());
+        command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        command
+    }
+
+    /// Run by the ordinary user.
+    fn ordinary(&self, command: Command) -> Command {
+        let mut command = self.prepared(command);
         if is_root() {
             command.uid(ORDINARY).gid(ORDINARY);
         }
