@@ -79,6 +79,8 @@ fn three_pulls_beside_a_boot_then_promote_console_shell_stop_and_delete() {
     terminal.type_in("\t\r");
     terminal.wait_for("machine by-keys is deleted");
 
+    // The list of operations follows a moment after the message.
+    terminal.settle();
     terminal.type_in("q");
     assert_eq!(terminal.end(Duration::from_secs(30)).0.code(), Some(0));
     let images = deck.run(["image", "list", "--output", "json"]).expect(0).json();
@@ -114,6 +116,8 @@ fn a_registered_image_is_promoted_by_keys_alone() {
     terminal.wait_for("Promote golden");
     terminal.type_in("mine\r");
     terminal.wait_for("image mine is vmdeck's own now");
+    // The list of operations follows a moment after the message.
+    terminal.settle();
     terminal.type_in("q");
     assert_eq!(terminal.end(Duration::from_secs(30)).0.code(), Some(0));
     let image = deck.run(["image", "show", "mine", "--output", "json"]).expect(0).json();
