@@ -17,7 +17,8 @@ First machine:
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict (name taken, in use),
 5 this host cannot, 130 cancelled. `vm exec` and `vm run` pass on the guest command's own
-status; 125 when it could not be run at all.";
+status; 127 when the guest has no such program, 126 when it cannot be executed, 125 when vmdeck
+failed before that.";
 
 /// A console for microVMs: pulls any OCI image, boots it under a real hypervisor, without root.
 ///
