@@ -59,6 +59,14 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread has just forked has a copy of the
+        // descriptor until it executes its program, and with it the lock.
+        let _ = self.file.unlock();
+    }
+}
+
 /// One lock per key, among tasks and among processes.
 #[derive(Debug)]
 pub struct KeyedLocks {

@@ -213,6 +213,8 @@ async fn a_terminal_has_job_control_and_an_end_of_input() {
     session.input.write(Bytes::from_static(b"\x03")).await.unwrap();
     session.input.write(Bytes::from_static(b"echo still''here\n")).await.unwrap();
     read_until(&mut session, "stillhere\r\n").await;
+    // The shell changes the terminal's mode before it listens again: what comes meanwhile may be lost.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     // A signal goes to the foreground job as well.
     session.input.write(Bytes::from_static(b"echo ag''ain; sleep 1000; echo status=$?\n")).await.unwrap();
     read_until(&mut session, "again\r\n").await;
