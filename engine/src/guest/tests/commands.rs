@@ -210,6 +210,9 @@ async fn a_terminal_has_job_control_and_an_end_of_input() {
         channel.exec(ExecRequest { pty, ..request(&["/bin/bash", "--norc", "-i"]) }).await.unwrap();
     session.input.write(Bytes::from_static(b"echo be''gin; sleep 1000\n")).await.unwrap();
     read_until(&mut session, "begin\r\n").await;
+    // Until `sleep` is in the foreground: a key that comes while the shell hands it over may make the
+    // shell leave.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     session.input.write(Bytes::from_static(b"\x03")).await.unwrap();
     session.input.write(Bytes::from_static(b"echo still''here\n")).await.unwrap();
     read_until(&mut session, "stillhere\r\n").await;
