@@ -121,6 +121,8 @@ mod tests {
             for _ in 0..2000 {
                 journal.write_all(&[b'y'; 1 << 10]).unwrap();
             }
+            // What is written while a file is full is lost: the end comes by itself.
+            std::thread::sleep(Duration::from_millis(500));
             console.write_all(b"the end").unwrap();
             journal.write_all(b"its end").unwrap();
         });
