@@ -224,8 +224,9 @@ async fn a_terminal_has_job_control_and_an_end_of_input() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     session.control.signal(15).await.unwrap();
     read_until(&mut session, "status=143\r\n").await;
-    // The end of input is the shell's.
-    let (.., status) = finish(session).await;
+    // The end of input is the shell's, once it listens again.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (.., status) = tokio::time::timeout(Duration::from_secs(20), finish(session)).await.unwrap();
     assert_eq!(status, ExecStatus::Exited(0));
 }
 
