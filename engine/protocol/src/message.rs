@@ -62,6 +62,16 @@ pub enum HostMessage {
     Stats {
         stream: u32,
     },
+    /// Write out what the file systems of the machine's disks hold in memory. Runs like a service, with
+    /// an exit status; an agent that is older refuses it.
+    Sync {
+        stream: u32,
+    },
+    /// Grow them to disks that have become longer, in the same way.
+    Grow {
+        stream: u32,
+        grow: Grow,
+    },
     /// Answered by [`GuestMessage::Pong`] with the same number.
     Ping {
         number: u64,
@@ -152,6 +162,12 @@ pub struct Terminal {
     /// `TERM`.
     #[serde(default)]
     pub term: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grow {
+    /// Length that the disks have now: the guest's kernel may hear of it a moment later.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,6 +302,8 @@ mod kind {
     pub(super) const PING: u8 = 0x09;
     pub(super) const ASK_STATS: u8 = 0x0a;
     pub(super) const SERVE: u8 = 0x0b;
+    pub(super) const SYNC: u8 = 0x0c;
+    pub(super) const GROW: u8 = 0x0d;
 
     pub(super) const HELLO: u8 = 0x41;
     pub(super) const REACHED: u8 = 0x42;
@@ -325,6 +343,8 @@ impl HostMessage {
             Self::HangUp { stream } => frame::encode(kind::HANG_UP, *stream, &[], out),
             Self::PowerOff { power_off } => frame::encode(kind::POWER_OFF, 0, &json(power_off), out),
             Self::Stats { stream } => frame::encode(kind::ASK_STATS, *stream, &[], out),
+            Self::Sync { stream } => frame::encode(kind::SYNC, *stream, &[], out),
+            Self::Grow { stream, grow } => frame::encode(kind::GROW, *stream, &json(grow), out),
             Self::Ping { number } => frame::encode(kind::PING, 0, &number.to_le_bytes(), out),
         }
     }
@@ -345,6 +365,8 @@ impl HostMessage {
             kind::HANG_UP => Self::HangUp { stream },
             kind::POWER_OFF => Self::PowerOff { power_off: parsed(&frame)? },
             kind::ASK_STATS => Self::Stats { stream },
+            kind::SYNC => Self::Sync { stream },
+            kind::GROW => Self::Grow { stream, grow: parsed(&frame)? },
             kind::PING => Self::Ping { number: u64::from_le_bytes(exactly(&frame)?) },
             kind => return Err(MessageError::Unknown { kind, stream }),
         })
@@ -460,6 +482,9 @@ mod tests {
                 .prop_map(|(stream, columns, rows)| HostMessage::Resize { stream, columns, rows }),
             stream.clone().prop_map(|stream| HostMessage::HangUp { stream }),
             stream.clone().prop_map(|stream| HostMessage::Stats { stream }),
+            stream.clone().prop_map(|stream| HostMessage::Sync { stream }),
+            (stream.clone(), any::<u64>())
+                .prop_map(|(stream, bytes)| HostMessage::Grow { stream, grow: Grow { bytes } }),
             (stream, ".{0,9}", prop::option::of(".{0,9}")).prop_map(|(stream, path, name)| {
                 let service = crate::service::Service::Receive { path, name };
                 HostMessage::Serve { stream, serve: Serve { service, user: None } }

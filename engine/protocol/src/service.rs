@@ -26,6 +26,11 @@ pub enum Service {
     Sftp,
     /// Join standard input and output with a TCP connection made from within the machine.
     Connect { host: String, port: u16 },
+    /// Write out what the file systems of the machine's disks hold in memory. Asked for by a message of
+    /// its own, which an older agent knows how to refuse; so is the next.
+    Sync,
+    /// Grow the file systems to the length of their disks, which is to become this.
+    Grow { bytes: u64 },
 }
 
 /// What a program is called with, before the JSON of its [`Service`], to be one.

@@ -161,6 +161,14 @@ pub(super) fn serve(
     begin(connection, wire.len(), |stream| HostMessage::Serve { stream, serve })
 }
 
+/// As [`start`], for what the agent is asked to do by a message of its own.
+pub(super) fn ask<Request: FnOnce(u32) -> HostMessage>(
+    connection: &Arc<Connection>,
+    request: Request,
+) -> Result<impl Future<Output = Result<ExecSession>> + use<Request>> {
+    begin(connection, 64, request)
+}
+
 fn begin<Request: FnOnce(u32) -> HostMessage>(
     connection: &Arc<Connection>,
     length: usize,
@@ -207,13 +215,18 @@ fn begin<Request: FnOnce(u32) -> HostMessage>(
     })
 }
 
+/// The agent is older than the request.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it was started with an older agent")]
+pub(super) struct UnknownRequest;
+
 pub(super) fn refused(refusal: &Refusal) -> Error {
     let message = refusal.message.escape_debug();
     match refusal.reason {
         RefusalReason::Invalid => Error::usage(message.to_string()),
-        RefusalReason::Unknown => Error::failed(message.to_string()).with_hint(
-            "the machine's kernel was pulled by an older vmdeck: pull it again, and restart the machine",
-        ),
+        RefusalReason::Unknown => Error::failed(message.to_string())
+            .with_source(UnknownRequest)
+            .with_hint("the machine was started by an older vmdeck: restart it"),
         RefusalReason::NotFound => Error::not_found(message.to_string()),
         // It is there, and its mode or its kind forbids it.
         RefusalReason::NotExecutable => Error::conflict(message.to_string()),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use vmdeck_protocol::message::{FailureClass, PowerOff, Stage};
+use vmdeck_protocol::message::{FailureClass, Grow, HostMessage, PowerOff, Stage};
 use vmdeck_protocol::service::Serve;
 pub use vmdeck_protocol::service::Service;
 pub use vmdeck_protocol::stats::{self, Stats as GuestStats};
@@ -26,6 +26,7 @@ pub use vmdeck_protocol::stats::{self, Stats as GuestStats};
 use crate::error::{Error, Result};
 use crate::vm::record::BootFailureClass;
 use connection::Connection;
+use exec::UnknownRequest;
 pub use exec::{
     ExecControl, ExecEnd, ExecInput, ExecOutput, ExecRequest, ExecSession, ExecStatus, WindowSize,
 };
@@ -72,6 +73,9 @@ pub struct GuestFailure {
 /// How long an agent that said it is ready may take to answer a request. Under TCG on a busy host
 /// starting a process takes a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much as is kept of what the agent says to what it could not do.
+const MAX_SAID: usize = 2000;
 
 /// How long the services of a guest may take to stop before its power goes off regardless.
 const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
@@ -142,6 +146,35 @@ impl GuestChannel {
         }
     }
 
+    /// Has the guest write out what the file systems of its disks hold in memory.
+    pub async fn sync(&self) -> Result<()> {
+        self.have_done(|stream| HostMessage::Sync { stream }).await
+    }
+
+    /// Has the guest grow its file systems to disks that have this length now.
+    pub async fn grow(&self, bytes: u64) -> Result<()> {
+        self.have_done(|stream| HostMessage::Grow { stream, grow: Grow { bytes } }).await
+    }
+
+    /// Asks for something and waits until it is done. An agent that is older and does not know the
+    /// request is an error that [`is_unknown`] tells. How long it may take is for the caller to say.
+    async fn have_done(&self, request: impl FnOnce(u32) -> HostMessage) -> Result<()> {
+        self.ready().await?;
+        let starting = exec::ask(&self.connection, request)?;
+        let started = tokio::time::timeout(ANSWER_TIMEOUT, starting).await;
+        let mut session = started.map_err(|_| silent("do as it was asked"))??;
+        drop(session.input);
+        let mut said = Vec::new();
+        while let Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) = session.output.recv().await {
+            let room = MAX_SAID.saturating_sub(said.len());
+            said.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        match session.end.status().await? {
+            ExecStatus::Exited(0) => Ok(()),
+            _ => Err(Error::failed(String::from_utf8_lossy(&said).trim().escape_debug().to_string())),
+        }
+    }
+
     /// Asks the agent to stop the services, sync the disks and power off. Returns when it agreed.
     pub async fn power_off(&self) -> Result<()> {
         let grace_milliseconds = u64::try_from(POWER_OFF_GRACE.as_millis()).unwrap_or(u64::MAX);
@@ -158,6 +191,12 @@ impl GuestProgress {
     pub fn has(&self, stage: GuestStage) -> bool {
         self.stages.iter().any(|(reached, _)| *reached >= stage)
     }
+}
+
+/// Whether an error means that the machine's agent is older than what it was asked for.
+pub fn is_unknown(error: &Error) -> bool {
+    let refusal = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<UnknownRequest>());
+    refusal.is_some()
 }
 
 fn silent(what: &str) -> Error {

@@ -12,7 +12,7 @@ use super::lock::VmGuard;
 use super::record::{Vm, VmState};
 use crate::clock::{self, Milliseconds};
 use crate::error::{Error, Result};
-use crate::guest::{ExecRequest, ExecStatus, GuestChannel};
+use crate::guest::{self, ExecRequest, ExecStatus, GuestChannel};
 use crate::identifier::{LayerId, check_name};
 use crate::operation::Operation;
 use crate::store::{self, layers::SnapshotRow};
@@ -110,34 +110,36 @@ pub(super) async fn sync(shared: &Shared, guard: &VmGuard, vm: &Vm, operation: &
             Some(channel) => channel,
             None => GuestChannel::connect(guard.directory(), operation.cancelled()).await?,
         };
-        let mut last = Ok(ExecStatus::Exited(1));
-        for command in SYNC_COMMANDS {
-            let command = command.iter().map(|&word| word.to_owned()).collect();
-            last = match channel.exec(ExecRequest { command, ..ExecRequest::default() }).await {
-                Ok(mut session) => session.end.status().await,
-                Err(error) => Err(error),
-            };
-            if matches!(last, Ok(ExecStatus::Exited(0))) {
-                break;
-            }
+        match channel.sync().await {
+            Err(error) if guest::is_unknown(&error) => sync_by_command(&channel).await,
+            result => result,
         }
-        last
     };
-    match tokio::time::timeout(SYNC, syncing).await {
-        Ok(Ok(ExecStatus::Exited(0))) => true,
-        Ok(Ok(status)) => {
-            operation.log(format!("`sync` in the guest failed ({status:?})")).await;
-            false
-        }
-        Ok(Err(error)) => {
-            operation.log(format!("the guest cannot sync its disks: {}", error.full_message())).await;
-            false
-        }
-        Err(_) => {
-            operation.log("the guest did not sync its disks in time").await;
-            false
+    let why = match tokio::time::timeout(SYNC, syncing).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.full_message(),
+        Err(_) => "it took too long".to_owned(),
+    };
+    operation.log(format!("the guest did not sync its disks: {why}")).await;
+    false
+}
+
+/// For an agent that is older: what the image has for it.
+async fn sync_by_command(channel: &GuestChannel) -> Result<()> {
+    let mut last = Error::failed("the image has no `sync`");
+    for command in SYNC_COMMANDS {
+        let command = command.iter().map(|&word| word.to_owned()).collect();
+        let ended = match channel.exec(ExecRequest { command, ..ExecRequest::default() }).await {
+            Ok(mut session) => session.end.status().await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(ExecStatus::Exited(0)) => return Ok(()),
+            Ok(status) => last = Error::failed(format!("`sync` ended with {status:?}")),
+            Err(error) => last = error,
         }
     }
+    Err(last)
 }
 
 pub(super) async fn list(shared: &Shared, vm: &Vm) -> Result<Vec<VmSnapshot>> {

@@ -351,15 +351,10 @@ impl Agent {
         };
         match message {
             HostMessage::Exec { stream, exec } => self.exec(index, stream, &exec),
-            HostMessage::Serve { stream, serve } => {
-                let request = serde_json::to_string(&serve.service).unwrap_or_default();
-                let command = vec![self.service_program.clone(), SERVICE_ARGUMENT.to_owned(), request];
-                let working_directory = Some("/".to_owned()).filter(|_| serve.service != Service::Sftp);
-                self.exec(
-                    index,
-                    stream,
-                    &Exec { command, working_directory, user: serve.user, ..Exec::default() },
-                );
+            HostMessage::Serve { stream, serve } => self.serve(index, stream, serve.service, serve.user),
+            HostMessage::Sync { stream } => self.serve(index, stream, Service::Sync, None),
+            HostMessage::Grow { stream, grow } => {
+                self.serve(index, stream, Service::Grow { bytes: grow.bytes }, None);
             }
             HostMessage::PowerOff { power_off } => {
                 self.ports[index].send(&GuestMessage::PoweringOff);
@@ -415,6 +410,13 @@ impl Agent {
             self.ports[index].sessions.remove(&stream);
             self.refuse(index, stream, Refusal { reason: RefusalReason::Failed, message: error.to_string() });
         }
+    }
+
+    fn serve(&mut self, index: usize, stream: u32, service: Service, user: Option<String>) {
+        let request = serde_json::to_string(&service).unwrap_or_default();
+        let command = vec![self.service_program.clone(), SERVICE_ARGUMENT.to_owned(), request];
+        let working_directory = Some("/".to_owned()).filter(|_| service != Service::Sftp);
+        self.exec(index, stream, &Exec { command, working_directory, user, ..Exec::default() });
     }
 
     fn exec(&mut self, index: usize, stream: u32, exec: &Exec) {

@@ -9,7 +9,7 @@
 mod clock;
 mod disks;
 mod files;
-mod growth;
+pub(crate) mod growth;
 mod handover;
 mod modules;
 mod mounts;

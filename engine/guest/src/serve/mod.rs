@@ -2,6 +2,7 @@
 //! image, which may have none.
 
 mod connect;
+mod disks;
 mod sftp;
 
 use std::ffi::OsStr;
@@ -22,6 +23,8 @@ pub fn run(request: &str) -> ExitCode {
         Ok(Service::Receive { path, name }) => receive(Path::new(&path), name.as_deref().map(OsStr::new)),
         Ok(Service::Sftp) => sftp::serve(io::stdin().lock(), io::stdout().lock()).map_err(Into::into),
         Ok(Service::Connect { host, port }) => connect::serve(&host, port).map_err(Into::into),
+        Ok(Service::Sync) => disks::sync().map_err(Into::into),
+        Ok(Service::Grow { bytes }) => disks::grow(bytes).map_err(Into::into),
         Err(error) => Err(Failed::Other(format!("this is no request for a service: {error}"))),
     };
     match result {

@@ -174,5 +174,6 @@ async fn an_older_agent_refuses_what_it_does_not_know() {
     });
     let error = connect(folder.path()).await.stats().await.unwrap_err();
     assert!(error.hint().is_some_and(|hint| hint.contains("older vmdeck")), "{error}");
+    assert!(is_unknown(&error));
     drop(done);
 }

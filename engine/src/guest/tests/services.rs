@@ -126,3 +126,22 @@ fn openssh_lists_sends_and_fetches_by_sftp() {
     assert_eq!(std::fs::read_link(there.join("d/link")).unwrap(), Path::new("renamed"));
     assert!(listed.contains("-rw-------") && listed.contains("renamed"), "{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_synced_and_grown_by_the_agent_itself() {
+    let (machine, _folder) = machine();
+    let channel = machine.connect().await;
+    // This host has no disk of a machine: there is nothing to do, and nothing to fail.
+    channel.sync().await.unwrap();
+    channel.grow(1 << 40).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agent_could_not_do_it_says() {
+    let machine = Machine::start(1, |agent| {
+        agent.set_service_program("/no/such/agent".to_owned());
+        agent.reach(Stage::Ready);
+    });
+    let error = machine.connect().await.sync().await.unwrap_err();
+    assert!(error.to_string().contains("/no/such/agent") && !is_unknown(&error), "{error}");
+}
