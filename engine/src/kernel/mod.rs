@@ -20,6 +20,7 @@ mod export;
 mod host;
 mod initrd;
 mod modules;
+mod own;
 mod publish;
 mod pull;
 pub mod record;
@@ -41,6 +42,7 @@ use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
 pub use catalog::{CatalogEntry, CatalogItem, CatalogState};
 pub use export::{ExportKernel, ExportedKernel};
+pub use own::OwnKernel;
 pub use pull::SOURCES;
 use record::Kernel;
 

@@ -9,6 +9,7 @@ mod file;
 mod stream;
 mod tar;
 mod tree;
+mod volume;
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,8 @@ pub(super) enum Source {
     Tar(PathBuf),
     /// Such archives as they arrive, one after the other.
     Streams(Vec<TarStream>),
-    /// A kernel image, with its configuration and `lib/modules/<release>` where there are such.
+    /// A kernel image, with its configuration and `lib/modules/<release>` where there are such: a folder,
+    /// or an ext4 image of it.
     Files { image: PathBuf, configuration: Option<PathBuf>, modules: Option<PathBuf> },
 }
 

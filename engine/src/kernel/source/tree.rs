@@ -32,6 +32,9 @@ pub(super) fn read(
         }
     }
     let Some(root) = modules else { return Ok(()) };
+    if root.is_file() {
+        return super::volume::read(root, reading, budget, sink);
+    }
     let fail = |path: &Path, error| Error::io(format!("cannot read `{}`", path.display()), error);
     each_file(root, &mut |path, relative| {
         if reading.cancel.is_cancelled() {
