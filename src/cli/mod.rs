@@ -142,6 +142,10 @@ pub(crate) enum Command {
 
     /// Version of vmdeck and of what it is built with
     Version,
+
+    /// The switch of `--network lan`: a process of its own that vmdeck starts when machines need it
+    #[command(hide = true, name = vmdeck_engine::network::lan::VERB)]
+    LanSwitch,
 }
 
 #[cfg(test)]

@@ -121,7 +121,9 @@ pub(crate) enum VmCommand {
     ///
     /// Either SOURCE or TARGET is NAME:/path. A folder is copied with all in it; into a folder that
     /// is there it goes under its own name, and `DIR/.` means its content. Permissions, times and
-    /// links are kept; devices, sockets and pipes are left out, with a warning.
+    /// symbolic links are kept. Owners are those of who copies (root in the machine), each name of a
+    /// hard link becomes a file of its own, and extended attributes are left behind; devices, sockets
+    /// and pipes are left out, with a warning.
     #[command(visible_alias = "copy")]
     Cp { source: String, target: String },
 
@@ -215,14 +217,9 @@ impl LabelFilter {
     }
 }
 
+/// What `create`, `run` and `set` have in common.
 #[derive(Args, Debug)]
-pub(crate) struct SetArguments {
-    pub(crate) name: String,
-
-    /// Give it another name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) rename: Option<String>,
-
+pub(crate) struct ResourceArguments {
     /// Virtual CPUs
     #[arg(long, short, value_name = "N")]
     pub(crate) cpus: Option<u32>,
@@ -231,9 +228,29 @@ pub(crate) struct SetArguments {
     #[arg(long, short, value_name = "MIB")]
     pub(crate) memory: Option<u64>,
 
-    /// Grow its disks to so many GiB; the file systems on them follow
+    /// Size of its disks in GiB; they only grow, and the file systems on them follow
     #[arg(long, short, value_name = "GIB")]
     pub(crate) disk: Option<u64>,
+
+    /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
+    #[arg(long = "port", short, value_name = "FORWARD", value_parser = parse_forward)]
+    pub(crate) ports: Vec<PortForward>,
+
+    /// Put a label on it, to tell machines apart by
+    #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetArguments {
+    pub(crate) name: String,
+
+    /// Give it another name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rename: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArguments,
 
     /// Boot another kernel
     #[arg(long, value_name = "KERNEL")]
@@ -243,10 +260,6 @@ pub(crate) struct SetArguments {
     #[arg(long, value_enum, value_name = "ON|OFF")]
     pub(crate) work_disk: Option<Switch>,
 
-    /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
-    #[arg(long = "port", short, value_name = "FORWARD", value_parser = parse_forward)]
-    pub(crate) add_ports: Vec<PortForward>,
-
     /// Forward a port of this host no more: `[ADDRESS:]HOST[:GUEST][/tcp|/udp]`
     #[arg(long = "remove-port", value_name = "FORWARD", value_parser = parse_host_side)]
     pub(crate) remove_ports: Vec<PortForward>,
@@ -254,10 +267,6 @@ pub(crate) struct SetArguments {
     /// Set a variable of the command's environment; `NAME` alone takes it away
     #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
     pub(crate) environment: Vec<String>,
-
-    /// Set a label
-    #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(crate) labels: Vec<(String, String)>,
 
     /// Take a label away
     #[arg(long, value_name = "KEY")]
@@ -284,33 +293,16 @@ pub(crate) struct MachineArguments {
     #[arg(long)]
     pub(crate) kernel: Option<String>,
 
-    /// Virtual CPUs
-    #[arg(long, short, value_name = "N")]
-    pub(crate) cpus: Option<u32>,
-
-    /// Memory in MiB
-    #[arg(long, short, value_name = "MIB")]
-    pub(crate) memory: Option<u64>,
-
-    /// Size of the root disk in GiB
-    #[arg(long, short, value_name = "GIB")]
-    pub(crate) disk: Option<u64>,
+    #[command(flatten)]
+    pub(crate) resources: ResourceArguments,
 
     /// How the machine reaches the network
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) network: Option<Network>,
 
-    /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
-    #[arg(long = "port", short, value_name = "FORWARD", value_parser = parse_forward)]
-    pub(crate) ports: Vec<PortForward>,
-
     /// Environment of the image's command, added to the image's own
     #[arg(long = "env", short, value_name = "NAME=VALUE")]
     pub(crate) environment: Vec<String>,
-
-    /// Put a label on it, to tell machines apart by
-    #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(crate) labels: Vec<(String, String)>,
 
     /// No work disk at the home of root
     #[arg(long)]
@@ -408,6 +400,8 @@ pub(crate) enum Network {
     User,
     /// Forwarded ports lead in, nothing leads out: for guests that are not trusted
     Isolated,
+    /// As `user`, and machines of this mode reach each other, by address and as NAME or NAME.vmdeck
+    Lan,
     None,
 }
 
@@ -416,6 +410,7 @@ impl From<Network> for NetworkMode {
         match network {
             Network::User => Self::User,
             Network::Isolated => Self::Isolated,
+            Network::Lan => Self::Lan,
             Network::None => Self::None,
         }
     }

@@ -69,6 +69,9 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
     let path = data_path(&cli)?;
     let data = DataDirectory::open(&path)?;
     let _log = logging::start(&data)?;
+    if matches!(command, Command::LanSwitch) {
+        return lan_switch(data);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("vmdeck")
@@ -83,7 +86,11 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
             Command::Operation(command) => operation::run(&context, command).await,
             Command::Doctor => doctor(&context).await,
             Command::Df => disk_usage(&context).await,
-            Command::Completions { .. } | Command::Man { .. } | Command::Version | Command::Keys => Ok(0),
+            Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::Version
+            | Command::Keys
+            | Command::LanSwitch => Ok(0),
         };
         context.engine.shutdown().await;
         outcome
@@ -91,6 +98,23 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
     // A thread that blocks on standard input must not keep the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// Runs the switch of `--network lan` until no machine needs it.
+fn lan_switch(data: DataDirectory) -> Outcome {
+    // Nobody reads what would be printed.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("the network between machines has a bug: {panic}")
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    let ended = runtime.block_on(vmdeck_engine::network::lan::process::run(data));
+    if let Err(error) = &ended {
+        tracing::error!(error = error.full_message(), "the network between machines ended");
+    }
+    ended.map(|()| 0)
 }
 
 /// The data directory: as asked for, else where it is by default.

@@ -82,13 +82,13 @@ fn create(arguments: CreateArguments) -> CreateVm {
 fn with_machine(request: CreateVm, arguments: MachineArguments) -> CreateVm {
     CreateVm {
         kernel: arguments.kernel,
-        cpus: arguments.cpus,
-        memory_mib: arguments.memory,
-        disk_gib: arguments.disk,
+        cpus: arguments.resources.cpus,
+        memory_mib: arguments.resources.memory,
+        disk_gib: arguments.resources.disk,
         network: arguments.network.map(Into::into),
-        ports: arguments.ports,
+        ports: arguments.resources.ports,
         environment: arguments.environment,
-        labels: arguments.labels.into_iter().collect(),
+        labels: arguments.resources.labels.into_iter().collect(),
         work_disk: arguments.no_work_disk.then_some(false),
         plain_http: arguments.plain_http,
         ..request

@@ -151,6 +151,9 @@ fn an_image_of_one_binary_boots_and_runs_it() {
     let _guard = image(&deck, &fixtures::single_binary(), "single");
     let ended = deck.run(["vm", "run", "single", "--name", "single", "--", "/hello", "world"]).expect(7);
     assert_eq!(ended.stdout, "hello from pid 1\nworld\n");
+    // The agent needs nothing of the image to have the disks written out.
+    let snapshot = deck.run(["vm", "snapshot", "create", "single", "--output", "json"]).expect(0).json();
+    assert_eq!((&snapshot["running"], &snapshot["synced"]), (&true.into(), &true.into()), "{snapshot}");
     deck.run(["vm", "delete", "--force", "single"]).expect(0);
 }
 
@@ -165,4 +168,40 @@ fn rm_leaves_no_machine() {
         deck.run(["vm", "run", "--rm", "once", "--name", "once", "--", "cat", "/proc/version"]).expect(0);
     assert!(ended.stdout.starts_with("Linux version"), "{ended:?}");
     deck.run(["vm", "show", "once"]).expect(3);
+}
+
+#[test]
+fn a_registered_image_boots_the_kernel_it_brings() {
+    if !can_boot() || !have("busybox") {
+        return;
+    }
+    let deck = Arc::new(Deck::new());
+    deck.import_kernel();
+    let layout = deck.readable(&fixtures::busybox());
+    deck.run(["image", "pull", &format!("oci:{}", layout.display()), "--name", "source"]).expect(0);
+    // Files that lie somewhere on the host, as somebody who builds kernels has them.
+    let [image] = &deck.files("images")[..] else { panic!("{:?}", deck.files("images")) };
+    let [kernel] = &deck.files("kernels")[..] else { panic!("{:?}", deck.files("kernels")) };
+    let rootfs = deck.readable(&deck.data().join("images").join(image).join("rootfs.ext4"));
+    let of_kernel = |name: &str| deck.readable(&deck.data().join("kernels").join(kernel).join(name));
+    let (vmlinux, modules) = (of_kernel("vmlinux"), of_kernel("modules.ext4"));
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (rootfs, vmlinux, modules) = (text(&rootfs), text(&vmlinux), text(&modules));
+    deck.run(["image", "register", "own", "--rootfs", &rootfs, "--kernel", &vmlinux, "--modules", &modules])
+        .expect(0);
+    let _guard = deck.guard("m");
+    let ended = deck.run(["vm", "run", "own", "--name", "m", "--", "uname", "-r"]).expect(0);
+    let vm = deck.run(["vm", "show", "m", "--output", "json"]).expect(0).json();
+    let booted = vm["kernel"].as_str().unwrap().to_owned();
+    assert!(booted.starts_with("own-"), "{booted}");
+    let own = deck.run(["kernel", "show", &booted, "--output", "json"]).expect(0).json();
+    assert_eq!(own["release"].as_str().unwrap(), ended.stdout.trim(), "{own}");
+    assert_eq!(own["source"].as_str().unwrap(), format!("file:{vmlinux}"));
+    // Made once; and a kernel that is named counts more.
+    deck.run(["vm", "create", "again", "--image", "own"]).expect(0);
+    deck.run(["vm", "create", "other", "--image", "own", "--kernel", kernel]).expect(0);
+    assert_eq!(deck.files("kernels").len(), 2);
+    for name in ["again", "other"] {
+        deck.run(["vm", "delete", name]).expect(0);
+    }
 }

@@ -6,11 +6,7 @@ use std::sync::Arc;
 
 use crate::support::deck::{Deck, Ended};
 use crate::support::layout::{Layout, TarBuilder};
-use crate::support::{fixtures, have, run};
-
-fn can_boot() -> bool {
-    have("qemu-system-x86_64") && have("apt-get") && have("busybox")
-}
+use crate::support::{can_boot, fixtures, run};
 
 /// Starts a machine that cannot boot; its failure's class.
 #[track_caller]

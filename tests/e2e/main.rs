@@ -13,6 +13,7 @@ mod boot;
 mod boot_failures;
 mod command_line;
 mod guest_verbs;
+mod lan;
 mod manage;
 mod pull;
 mod tree;

@@ -1,25 +1,12 @@
 //! What the program says after it, or a hypervisor, was killed.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::deck::Deck;
-use crate::support::{fixtures, have};
-
-fn can_boot() -> bool {
-    have("qemu-system-x86_64") && have("apt-get") && have("busybox")
-}
-
-fn deck_with_busybox() -> Arc<Deck> {
-    let deck = Deck::new();
-    deck.import_kernel();
-    let layout = deck.readable(&fixtures::busybox());
-    deck.run(["image", "pull", &format!("oci:{}", layout.display()), "--name", "busybox"]).expect(0);
-    Arc::new(deck)
-}
+use crate::support::{can_boot, deck_with_busybox, have};
 
 fn vms(deck: &Deck) -> Vec<serde_json::Value> {
     deck.run(["vm", "list", "--output", "json"]).expect(0).json().as_array().unwrap().clone()
@@ -166,4 +153,87 @@ fn two_processes_never_make_two_machines_of_one_name() {
         deck.run(["vm", "delete", name]).expect(0);
     }
     assert_eq!(deck.files("vms"), [""; 0]);
+}
+
+/// What a command in the machine prints.
+#[track_caller]
+fn exec(deck: &Deck, command: &str) -> String {
+    deck.run(["vm", "exec", "m", "--", "sh", "-c", command]).expect(0).stdout
+}
+
+#[test]
+fn a_change_that_was_killed_and_a_guest_that_panicked_leave_the_truth() {
+    if !can_boot() {
+        return;
+    }
+    let deck = deck_with_busybox();
+    let _guard = deck.guard("m");
+    deck.run(["vm", "run", "busybox", "--name", "m"]).expect(0);
+    killed_while_settings_change(&deck);
+
+    // A guest whose kernel panics has failed, and its last words say why.
+    exec(&deck, "echo kept > /kept && /bin/busybox sync");
+    let mut child = deck
+        .command(["vm", "exec", "m", "--", "sh", "-c", "echo lost > /lost; echo c > /proc/sysrq-trigger"])
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    let vm = vms(&deck).remove(0);
+    assert_eq!((&vm["state"], &vm["ended"]["cause"]), (&"failed".into(), &"guest_panicked".into()), "{vm}");
+    let message = vm["ended"]["message"].as_str().unwrap();
+    assert!(message.contains("Kernel panic") && message.contains("sysrq"), "{message}");
+    assert_eq!(deck.processes(), [0; 0]);
+    // Its journal is as the panic left it, and it starts without help.
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(exec(&deck, "cat /kept"), "kept\n");
+
+    deck.run(["vm", "stop", "m"]).expect(0);
+    for milliseconds in [2, 4, 8, 12, 16, 20, 30, 50] {
+        let mut child = deck.command(["vm", "reset", "m"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert_eq!(vms(&deck)[0]["state"], "stopped");
+    }
+    deck.run(["vm", "reset", "m"]).expect(0);
+    let id = vms(&deck)[0]["id"].as_str().unwrap().to_owned();
+    let disks = deck.files(&format!("vms/{id}"));
+    assert!(!disks.iter().any(|name| name.starts_with("root")), "{disks:?}");
+    deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(
+        exec(&deck, "ls / | wc -l; cat /kept 2>/dev/null || echo fresh").lines().last(),
+        Some("fresh")
+    );
+}
+
+/// After each kill all of a change is on record or nothing of it; and ports that are on record are open.
+fn killed_while_settings_change(deck: &Deck) {
+    let mut ports = 0;
+    for (index, milliseconds) in [4, 8, 12, 16, 20, 25, 30, 40, 60, 90].into_iter().enumerate() {
+        let (disk, memory) = ((9 + index).to_string(), (512 + index).to_string());
+        let mut child = deck
+            .command(["vm", "set", "m", "--disk", &disk, "--memory", &memory, "--port", "0:7"])
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().unwrap();
+        let vm = vms(deck).remove(0);
+        let settings = &vm["settings"];
+        let changed = settings["memory_mib"] == 512 + index;
+        assert_eq!(settings["disk_bytes"] == (9 + index) << 30, changed, "after {milliseconds} ms: {vm}");
+        ports += usize::from(changed);
+        let forwards = settings["ports"].as_array().unwrap();
+        assert_eq!(forwards.len(), ports, "after {milliseconds} ms: {vm}");
+        for forward in forwards {
+            let port = u16::try_from(forward["host_port"].as_u64().unwrap()).unwrap();
+            assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "{milliseconds} ms: {vm}");
+        }
+        assert_eq!(vm["state"], "running");
+    }
 }

@@ -21,6 +21,8 @@ pub const MODULES_SERIAL: &str = "vmdeck-modules";
 pub struct Settings {
     pub hostname: String,
     pub network: Option<Network>,
+    /// A second interface.
+    pub lan: Option<Lan>,
     /// Lines for `authorized_keys` of root.
     pub authorized_keys: Vec<String>,
     /// Whether there is a disk with [`WORK_SERIAL`], to be mounted at root's home.
@@ -48,4 +50,16 @@ pub struct Network {
     pub prefix: u8,
     pub gateway: Ipv4Addr,
     pub resolvers: Vec<Ipv4Addr>,
+}
+
+/// The network that the guest shares with other machines, and that leads nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lan {
+    pub mac: String,
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    /// Knows the other machines' names, and refuses all others; it is to be asked first.
+    pub resolver: Ipv4Addr,
+    /// What their names end in.
+    pub domain: String,
 }

@@ -10,7 +10,7 @@ use super::Check;
 pub(super) fn check() -> Check {
     Check::warning(
         "guest network",
-        "machines with `--network user` reach services on this host's loopback interface, by their gateway's address",
+        "machines with `--network user` or `lan` reach services on this host's loopback interface, by their gateway's address",
         "give machines that you do not trust `--network isolated` (forwarded ports lead in, nothing leads out) or `none`",
     )
 }

@@ -1,8 +1,8 @@
 //! What a machine's init is told, as a second cpio appended to the kernel's initrd.
 
 pub use vmdeck_protocol::settings::{
-    MODULES_PATH, MODULES_SERIAL, Network as GuestNetwork, PATH, ROOT_SERIAL, Settings as GuestSettings,
-    WORK_SERIAL,
+    Lan as GuestLan, MODULES_PATH, MODULES_SERIAL, Network as GuestNetwork, PATH, ROOT_SERIAL,
+    Settings as GuestSettings, WORK_SERIAL,
 };
 
 use crate::cpio::Archive;

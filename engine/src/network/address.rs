@@ -7,6 +7,10 @@ use std::str::FromStr;
 /// Where in its /24 a guest is.
 const GUEST_HOST_NUMBER: u32 = 15;
 
+/// Where guests are in a /24 that they share: the first address is the network's own, and the last is
+/// everybody's.
+const SHARED_HOST_NUMBERS: std::ops::RangeInclusive<u32> = 2..=254;
+
 /// A range of IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -67,17 +71,33 @@ impl AddressPool {
     /// The first guest address whose /24 is neither leased nor, if that can be had, on a route of
     /// this host: a guest could not reach a host behind an address of its own network.
     pub fn allocate(&self, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<Ipv4Addr> {
+        self.network(leased, routes).map(|network| Ipv4Addr::from(network | GUEST_HOST_NUMBER))
+    }
+
+    /// The lowest free address of the network that machines share, which those in `shared` tell; a
+    /// fresh network, chosen as [`Self::allocate`] does, when nobody has an address there yet.
+    pub fn allocate_shared(
+        &self,
+        shared: &BTreeSet<Ipv4Addr>,
+        leased: &BTreeSet<Ipv4Addr>,
+        routes: &[Subnet],
+    ) -> Option<Ipv4Addr> {
+        let network = match shared.first() {
+            Some(address) => u32::from(*address) & mask(24),
+            None => self.network(leased, routes)?,
+        };
+        SHARED_HOST_NUMBERS.map(|host| Ipv4Addr::from(network | host)).find(|free| !shared.contains(free))
+    }
+
+    /// A network for one machine alone.
+    fn network(&self, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<u32> {
         let taken: BTreeSet<u32> = leased.iter().map(|address| u32::from(*address) & mask(24)).collect();
         let free = |network: &u32| !taken.contains(network);
         let off_route = |network: &u32| {
             let subnet = Subnet { first: *network, prefix: 24 };
             !routes.iter().any(|route| route.overlaps(subnet))
         };
-        self.networks()
-            .filter(free)
-            .find(off_route)
-            .or_else(|| self.networks().find(free))
-            .map(|network| Ipv4Addr::from(network | GUEST_HOST_NUMBER))
+        self.networks().filter(free).find(off_route).or_else(|| self.networks().find(free))
     }
 
     /// The network addresses of every /24 in the pool.
@@ -123,6 +143,18 @@ mod tests {
         assert_eq!(next(&[]), "10.80.0.15");
         assert_eq!(next(&["10.80.0.15"]), "10.80.1.15");
         assert_eq!(next(&["10.80.0.15", "10.80.2.15"]), "10.80.1.15");
+    }
+
+    #[test]
+    fn machines_that_share_a_network_have_neighbouring_addresses() {
+        let pool = AddressPool::default();
+        let next = |shared: &[&str], taken: &[&str]| {
+            pool.allocate_shared(&leased(shared), &leased(taken), &[]).map(|address| address.to_string())
+        };
+        assert_eq!(next(&[], &["10.80.0.15"]).unwrap(), "10.80.1.2");
+        assert_eq!(next(&["10.80.1.2", "10.80.1.4"], &[]).unwrap(), "10.80.1.3");
+        let full: Vec<String> = (2..=254).map(|host| format!("10.80.1.{host}")).collect();
+        assert_eq!(next(&full.iter().map(String::as_str).collect::<Vec<_>>(), &[]), None);
     }
 
     #[test]

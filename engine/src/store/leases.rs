@@ -10,6 +10,8 @@ use crate::identifier::VmId;
 pub enum LeaseKind {
     /// A guest's IPv4 address, as text.
     Address,
+    /// The same, in the network that machines share.
+    SharedAddress,
     /// A port of the host: `tcp/127.0.0.1/2222`.
     Port,
 }
@@ -18,6 +20,7 @@ impl LeaseKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
+            Self::SharedAddress => "shared-address",
             Self::Port => "port",
         }
     }

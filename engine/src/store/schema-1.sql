@@ -49,7 +49,8 @@ CREATE TABLE boots (
 CREATE INDEX boots_by_vm ON boots (vm_id, id);
 
 CREATE TABLE leases (
-    -- 'address' (a guest's IPv4 address) or 'port' (a port of the host, protocol/address/number).
+    -- 'address' (a guest's IPv4 address), 'shared-address' (one in the network between machines) or
+    -- 'port' (a port of the host, protocol/address/number).
     kind         TEXT NOT NULL,
     value        TEXT NOT NULL,
     vm_id        TEXT REFERENCES vms (id) ON DELETE CASCADE,

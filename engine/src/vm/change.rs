@@ -1,17 +1,20 @@
 //! Changing a machine that exists: its settings, its ports, its root disk.
 //!
 //! Settings go into the row at once. What a machine that runs was started with stays as it is until
-//! it is started again; ports are the exception, which the hypervisor opens and closes as it runs.
+//! it is started again. Ports are an exception, which the hypervisor opens and closes as it runs; disks
+//! are the other, which grow as they are used.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::create::{self, HostCapacity};
 use super::lock::VmGuard;
-use super::record::{NetworkMode, PortForward, Vm};
+use super::record::{NetworkMode, PortForward, Vm, VmRun, VmState};
 use super::{Shared, disk, layer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::settings::{ROOT_SERIAL, WORK_SERIAL};
 use crate::identifier::check_name;
 use crate::network::port;
 use crate::store::{self, Transaction};
@@ -52,7 +55,13 @@ pub struct Changed {
     pub vm: Vm,
     /// Named as the settings are: `cpus`, `memory_mib`, `disk_bytes`, `ports`, ….
     pub effects: Vec<(String, TakesEffect)>,
+    /// Why something takes effect later that mostly does at once. Sentences for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
+
+/// How long a guest may take to grow its file systems.
+const GROW: Duration = Duration::from_secs(120);
 
 /// Changes a machine. The caller holds its lock, and `vm` is what is true.
 pub(super) async fn change(shared: &Shared, guard: &VmGuard, vm: &Vm, request: ChangeVm) -> Result<Changed> {
@@ -65,13 +74,23 @@ pub(super) async fn change(shared: &Shared, guard: &VmGuard, vm: &Vm, request: C
     // Row and leases together; what fails here has changed nothing.
     shared.store.transaction(move |transaction| write(transaction, &id, &wanted)).await?;
     let changed = shared.by_id(&vm.id).await?;
-    if let Err(error) = apply_ports(shared, guard, vm, &before, &changed.settings.ports).await {
+    if let Err(error) = apply_ports(shared, guard, vm, vm.state, &before, &changed.settings.ports).await {
         let (id, ports) = (vm.id.clone(), before);
         shared.store.transaction(move |transaction| put_ports(transaction, &id, ports)).await?;
         return Err(error);
     }
-    let effects = effects(vm, &changed);
-    Ok(Changed { vm: changed, effects })
+    let mut effects = effects(vm, &changed);
+    let mut notes = Vec::new();
+    if let Some((_, when)) = effects.iter_mut().find(|(setting, _)| setting == "disk_bytes")
+        && *when == TakesEffect::NextStart
+    {
+        // It is on record, and done at the next start if it is not done now.
+        match grow_now(shared, guard, vm, changed.settings.disk_bytes).await {
+            Ok(()) => *when = TakesEffect::Now,
+            Err(why) => notes.push(format!("the disk grows at the next start: {why}")),
+        }
+    }
+    Ok(Changed { vm: changed, effects, notes })
 }
 
 fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
@@ -188,6 +207,7 @@ async fn apply_ports(
     shared: &Shared,
     guard: &VmGuard,
     vm: &Vm,
+    state: VmState,
     before: &[PortForward],
     after: &[PortForward],
 ) -> Result<()> {
@@ -217,7 +237,62 @@ async fn apply_ports(
             return Err(error);
         }
     }
-    Ok(())
+    let run = VmRun { forwards: Some(after.to_vec()), ..run.clone() };
+    shared.set_state(&vm.id, state, Some(&run)).await
+}
+
+/// Whether the hypervisor forwards what is on record, as far as is known.
+pub(super) fn ports_agree(vm: &Vm) -> bool {
+    let forwards = vm.run.as_ref().and_then(|run| run.forwards.as_ref());
+    forwards.is_none_or(|forwards| *forwards == vm.settings.ports)
+}
+
+/// Finishes what a killed vmdeck began to change. It is not known how far that came: what was to be
+/// opened is closed first.
+pub(super) async fn settle_ports(shared: &Shared, guard: &VmGuard, vm: &Vm, state: VmState) {
+    let Some((run, forwards)) = vm.run.as_ref().and_then(|run| Some((run, run.forwards.as_ref()?))) else {
+        return;
+    };
+    let (before, after) = (forwards, &vm.settings.ports);
+    let settled = async {
+        let machine = shared.vmm.attach(guard.directory(), &run.process).await?;
+        for forward in after.iter().filter(|forward| !before.contains(forward)) {
+            match machine.remove_forward(forward).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        apply_ports(shared, guard, vm, state, before, after).await
+    };
+    if let Err(error) = settled.await {
+        tracing::warn!(vm = %vm.name, error = error.full_message(), "ports are not what they should be");
+    }
+}
+
+/// Makes the disks of a machine that runs longer, and has its guest grow the file systems on them.
+/// When that fails, it says why.
+async fn grow_now(shared: &Shared, guard: &VmGuard, vm: &Vm, bytes: u64) -> std::result::Result<(), String> {
+    let Some(run) = vm.run.as_ref().filter(|_| vm.state == VmState::Running) else {
+        return Err(format!("the machine is {} now", vm.state.as_str()));
+    };
+    let grow = async {
+        let machine = shared.vmm.attach(guard.directory(), &run.process).await?;
+        for serial in [ROOT_SERIAL, WORK_SERIAL] {
+            // Without its work disk it has one less.
+            if machine.disk_file(serial).await?.is_some() {
+                machine.grow_disk(serial, bytes).await?;
+            }
+        }
+        let channel = match shared.channels.get(&vm.id, &run.process) {
+            Some(channel) => channel,
+            None => super::answering(guard.directory(), &vm.name).await?,
+        };
+        channel.grow(bytes).await
+    };
+    match tokio::time::timeout(GROW, grow).await {
+        Ok(result) => result.map_err(|error| error.full_message()),
+        Err(_) => Err("the guest takes too long".to_owned()),
+    }
 }
 
 /// What of a change takes effect when.
@@ -242,11 +317,16 @@ fn effects(before: &Vm, after: &Vm) -> Vec<(String, TakesEffect)> {
     .collect()
 }
 
+/// What a root disk is called that is being thrown away.
+const DISCARDED: &str = "root.discarded";
+
 /// Throws the root disk away; the next boot makes a fresh one from the image. The work disk stays.
 /// The caller holds the lock of a machine that does not run.
+///
+/// It is put aside first, then forgotten, then removed: a kill in between leaves a machine that
+/// [`settle_reset`] gives its disk back, or that is reset.
 pub(super) async fn reset(shared: &Shared, guard: &VmGuard) -> Result<()> {
-    // The file first: a layer must not go while the disk lies on it.
-    layer::remove_file(&guard.directory().join(disk::ROOT))?;
+    put(guard, disk::ROOT, DISCARDED)?;
     let id = guard.id().clone();
     let unused = shared
         .store
@@ -255,6 +335,33 @@ pub(super) async fn reset(shared: &Shared, guard: &VmGuard) -> Result<()> {
             store::layers::take_unused(transaction)
         })
         .await?;
+    // The disk before what it lies on.
+    layer::remove_file(&guard.directory().join(DISCARDED))?;
     layer::remove(&shared.data, &unused);
     Ok(())
+}
+
+/// Takes back or finishes a reset that a killed vmdeck began. The caller holds the machine's lock.
+pub(super) async fn settle_reset(shared: &Shared, guard: &VmGuard) -> Result<()> {
+    let discarded = guard.directory().join(DISCARDED);
+    if !discarded.exists() {
+        return Ok(());
+    }
+    let bases = layer::bases(shared, guard.id()).await?;
+    if bases.iter().any(|base| base.disk == layer::Disk::Root) {
+        // Not forgotten yet: what it lies on is there, and so is it.
+        tracing::info!(vm = %guard.id(), "a reset that was not finished is taken back");
+        return put(guard, DISCARDED, disk::ROOT);
+    }
+    layer::remove_file(&discarded)
+}
+
+fn put(guard: &VmGuard, from: &str, to: &str) -> Result<()> {
+    let (from, to) = (guard.directory().join(from), guard.directory().join(to));
+    match std::fs::rename(&from, &to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot rename the disk `{}`", from.display()), error))
+        }
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::lock::VmGuard;
-use super::record::{Creation, NetworkMode, Vm, VmSettings, VmState};
+use super::record::{Creation, Vm, VmSettings, VmState};
 use super::{Shared, create, layer, snapshot};
 use crate::clock;
 use crate::error::{Error, Result};
@@ -68,9 +68,7 @@ pub(super) async fn clone(
         };
         store::vms::insert(transaction, &vm)?;
         create::lease_ports(transaction, &vm.id, &vm.settings.ports)?;
-        if vm.settings.network != NetworkMode::None {
-            vm.address = Some(create::lease_address(transaction, &vm.id, &pool, &routes)?);
-        }
+        vm.address = create::lease_address(transaction, &vm, &pool, &routes)?;
         if let Some(frozen) = frozen {
             store::layers::set_base(transaction, &vm.id, layer::Disk::Root, &frozen.root)?;
             if let Some(work) = &frozen.work {

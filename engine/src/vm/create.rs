@@ -9,6 +9,7 @@
 //! neither a cancel nor a kill has anything to undo; a machine's folder comes with its first boot.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::record::{Creation, NetworkMode, PortForward, Vm, VmSettings, VmState};
@@ -17,7 +18,8 @@ use crate::clock::{self, Milliseconds};
 use crate::error::{Error, Result};
 use crate::identifier::{VmId, check_name};
 use crate::image::PullImage;
-use crate::image::record::Image;
+use crate::image::record::{Image, ImageFiles};
+use crate::kernel::OwnKernel;
 use crate::kernel::record::Kernel;
 use crate::network::address::{self, Subnet};
 use crate::network::port;
@@ -171,7 +173,12 @@ async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> R
         ..PullImage::default()
     };
     let image = shared.images.ensure_pulled(pull, operation);
-    let kernel = shared.kernels.ensure(request.kernel.as_deref(), operation);
+    let kernel = async {
+        match (request.kernel.as_deref(), own_kernel(shared, &request.image).await?) {
+            (None, Some(own)) => shared.kernels.ensure_own(own, operation).await,
+            (name, _) => shared.kernels.ensure(name, operation).await,
+        }
+    };
     // Boxed: each holds a whole pull.
     let (image, kernel) = tokio::try_join!(Box::pin(image), Box::pin(kernel))?;
     if image.architecture.as_ref().is_some_and(|architecture| *architecture != kernel.architecture) {
@@ -185,6 +192,16 @@ async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> R
         .with_hint("pull the image for this host's architecture, or name a kernel that fits with --kernel"));
     }
     Ok((image, kernel))
+}
+
+/// The kernel that an image brings along, which only registered ones do: they are here.
+async fn own_kernel(shared: &Shared, image: &str) -> Result<Option<OwnKernel>> {
+    let (root, name) = (shared.data.root().to_owned(), image.to_owned());
+    let found = shared.store.read(move |connection| store::images::by_name(connection, &root, &name)).await?;
+    Ok(found.and_then(|image| {
+        let ImageFiles { kernel, modules, .. } = image.files;
+        Some(OwnKernel { image: image.name, kernel: kernel?, modules })
+    }))
 }
 
 fn disk_bytes(checked: &Checked, image: &Image) -> Result<u64> {
@@ -259,9 +276,7 @@ async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Resu
             vm.creation = Some(Creation { started_at, resolve_ms, reserve_ms: milliseconds_since(started) });
             store::vms::insert(transaction, &vm)?;
             lease_ports(transaction, &vm.id, &vm.settings.ports)?;
-            if network != NetworkMode::None {
-                vm.address = Some(lease_address(transaction, &vm.id, &pool, &routes)?);
-            }
+            vm.address = lease_address(transaction, &vm, &pool, &routes)?;
             Ok(Reservation::Made(Box::new(vm)))
         })
         .await
@@ -319,23 +334,33 @@ pub(super) fn lease_ports(transaction: &Transaction<'_>, vm: &VmId, forwards: &[
     Ok(())
 }
 
+/// Leases an address to a machine that has a network, and whose row is there.
 pub(super) fn lease_address(
     transaction: &Transaction<'_>,
-    vm: &VmId,
+    vm: &Vm,
     pool: &address::AddressPool,
     routes: &[Subnet],
-) -> Result<std::net::Ipv4Addr> {
-    let leased: BTreeSet<_> = store::leases::list(transaction, LeaseKind::Address)?
-        .into_iter()
-        .filter_map(|(value, _)| value.parse().ok())
-        .collect();
-    let address = pool.allocate(&leased, routes).ok_or_else(|| {
+) -> Result<Option<Ipv4Addr>> {
+    let list = |kind| -> Result<BTreeSet<Ipv4Addr>> {
+        let leases = store::leases::list(transaction, kind)?;
+        Ok(leases.into_iter().filter_map(|(value, _)| value.parse().ok()).collect())
+    };
+    let (mut leased, shared) = (list(LeaseKind::Address)?, list(LeaseKind::SharedAddress)?);
+    let (kind, address) = match vm.settings.network {
+        NetworkMode::None => return Ok(None),
+        NetworkMode::Lan => (LeaseKind::SharedAddress, pool.allocate_shared(&shared, &leased, routes)),
+        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => {
+            leased.extend(&shared);
+            (LeaseKind::Address, pool.allocate(&leased, routes))
+        }
+    };
+    let address = address.ok_or_else(|| {
         Error::host_cannot("every guest address is taken").with_hint("delete some machines: `vmdeck vm list`")
     })?;
-    if !store::leases::take(transaction, LeaseKind::Address, &address.to_string(), vm)? {
+    if !store::leases::take(transaction, kind, &address.to_string(), &vm.id)? {
         return Err(Error::failed(format!("the guest address {address} was just leased")));
     }
-    Ok(address)
+    Ok(Some(address))
 }
 
 fn random() -> u64 {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::admission::{Admission, Request, admit_behind};
+use super::admission::{Admission, Request, admit, admit_behind};
 use super::lock::{Holder, VmGuard};
 use super::record::Vm;
-use super::{Shared, layer, settle};
+use super::{Shared, change, layer, settle};
 use crate::error::{ErrorKind, Result};
 use crate::identifier::VmId;
 use crate::operation::Operation;
@@ -21,6 +21,30 @@ pub(super) struct Held {
     pub(super) vm: Vm,
     /// What was waited for, if anything was.
     pub(super) waited_for: Option<Request>,
+}
+
+/// A machine whose lock is held, and that is in a state that admits what was asked.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) guard: VmGuard,
+    pub(super) vm: Vm,
+    /// Nothing is left to do.
+    pub(super) done: bool,
+}
+
+/// Comes to hold the machine with this name for a request that its state admits.
+pub(super) async fn admitted(
+    shared: &Shared,
+    name: &str,
+    request: Request,
+    operation: &Operation,
+) -> Result<Admitted> {
+    let id = shared.find(name).await?.id;
+    let Held { guard, vm, .. } = hold(shared, &id, request, operation).await?;
+    match admit(request, vm.state) {
+        Admission::Denied(denial) => Err(denial.error(&vm.name)),
+        admission => Ok(Admitted { guard, vm, done: admission == Admission::AlreadyDone }),
+    }
 }
 
 /// Comes to hold the machine.
@@ -59,6 +83,7 @@ pub(super) async fn hold(
     let vm = current(shared, guard).await?;
     let (guard, vm) = (vm.0, vm.1);
     let vm = settle::settle(shared, &guard, vm).await?;
+    change::settle_reset(shared, &guard).await?;
     if let Err(error) = layer::settle(shared, &guard, &vm).await {
         // One that runs goes on with the disks it has; one that does not must have the right ones.
         if !vm.state.has_process() {

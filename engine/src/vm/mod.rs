@@ -54,11 +54,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::admission::{Admission, Request, admit};
+use self::admission::Request;
 pub use self::change::{ChangeVm, Changed, TakesEffect};
 use self::channels::Channels;
 pub use self::copy::Copied;
-use self::hold::Held;
+use self::hold::{Admitted, admitted};
 pub use self::label::check_label;
 use self::lock::VmLocks;
 pub use self::observe::{ConsoleChunk, ConsoleOutput, HostUsage, VmFile};
@@ -71,6 +71,7 @@ use crate::image::ImageService;
 use crate::image::record::Image;
 use crate::kernel::KernelService;
 use crate::network::address::AddressPool;
+use crate::network::lan;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
 use crate::store::{self, Store};
@@ -93,6 +94,8 @@ struct Shared {
     kernels: KernelService,
     vmm: Arc<dyn Vmm>,
     addresses: AddressPool,
+    /// The network between machines.
+    lan: lan::Keeper,
     locks: VmLocks,
     channels: Channels,
     /// Ends the supervisor with the service.
@@ -147,6 +150,7 @@ impl VmService {
     ) -> Result<Self> {
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
+            lan: lan::Keeper::new(data.clone()),
             locks: VmLocks::new(data.clone()),
             data,
             store,
@@ -206,14 +210,12 @@ impl VmService {
             name.clone(),
             parent,
             move |operation| async move {
-                let id = shared.find(&name).await?.id;
                 let request = Request::Stop { force };
-                let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
-                match admit(request, vm.state) {
-                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                    Admission::AlreadyDone => Ok(StopOutcome::AlreadyStopped),
-                    _ => stop::stop(&shared, &guard, &vm, force, &operation).await,
+                let Admitted { guard, vm, done } = admitted(&shared, &name, request, &operation).await?;
+                if done {
+                    return Ok(StopOutcome::AlreadyStopped);
                 }
+                stop::stop(&shared, &guard, &vm, force, &operation).await
             },
         )
     }
@@ -242,13 +244,9 @@ impl VmService {
             name.clone(),
             parent,
             move |operation| async move {
-                let id = shared.find(&name).await?.id;
                 let request = Request::Delete { force };
-                let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
-                match admit(request, vm.state) {
-                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                    _ => delete::delete(&shared, guard, &vm, &operation).await,
-                }
+                let Admitted { guard, vm, .. } = admitted(&shared, &name, request, &operation).await?;
+                delete::delete(&shared, guard, &vm, &operation).await
             },
         )
     }
@@ -261,12 +259,9 @@ impl VmService {
             name.clone(),
             parent,
             move |operation| async move {
-                let id = shared.find(&name).await?.id;
-                let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::EditDisks, &operation).await?;
-                match admit(Request::EditDisks, vm.state) {
-                    Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                    _ => promote::promote(&shared, &guard, &vm, new_name, &operation).await,
-                }
+                let request = Request::EditDisks;
+                let Admitted { guard, vm, .. } = admitted(&shared, &name, request, &operation).await?;
+                promote::promote(&shared, &guard, &vm, new_name, &operation).await
             },
         )
     }
@@ -275,8 +270,7 @@ impl VmService {
     pub fn change(&self, name: &str, change: ChangeVm, parent: Option<&Operation>) -> Task<Changed> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         self.shared.operations.spawn(OperationKind::VmSet, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
+            let Admitted { guard, vm, .. } = admitted(&shared, &name, Request::Edit, &operation).await?;
             change::change(&shared, &guard, &vm, change).await
         })
     }
@@ -285,16 +279,9 @@ impl VmService {
     pub fn reset(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         self.shared.operations.spawn(OperationKind::VmReset, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let request = Request::EditDisks;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
-            match admit(request, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                _ => {
-                    change::reset(&shared, &guard).await?;
-                    Ok(vm)
-                }
-            }
+            let Admitted { guard, vm, .. } = admitted(&shared, &name, Request::EditDisks, &operation).await?;
+            change::reset(&shared, &guard).await?;
+            Ok(vm)
         })
     }
 
@@ -309,12 +296,8 @@ impl VmService {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         let kind = OperationKind::VmSnapshot;
         self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Freeze, &operation).await?;
-            match admit(Request::Freeze, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                _ => Box::pin(snapshot::create(&shared, &guard, &vm, new, &operation)).await,
-            }
+            let Admitted { guard, vm, .. } = admitted(&shared, &name, Request::Freeze, &operation).await?;
+            Box::pin(snapshot::create(&shared, &guard, &vm, new, &operation)).await
         })
     }
 
@@ -323,13 +306,8 @@ impl VmService {
         let (shared, name, snapshot) = (Arc::clone(&self.shared), name.to_owned(), snapshot.to_owned());
         let kind = OperationKind::VmRestore;
         self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let request = Request::EditDisks;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, request, &operation).await?;
-            match admit(request, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                _ => snapshot::restore(&shared, &guard, &vm, &snapshot, &operation).await.map(|()| vm),
-            }
+            let Admitted { guard, vm, .. } = admitted(&shared, &name, Request::EditDisks, &operation).await?;
+            snapshot::restore(&shared, &guard, &vm, &snapshot, &operation).await.map(|()| vm)
         })
     }
 
@@ -343,8 +321,8 @@ impl VmService {
         let (shared, name, snapshot) = (Arc::clone(&self.shared), name.to_owned(), snapshot.to_owned());
         let kind = OperationKind::VmSnapshotDelete;
         self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard: _guard, vm, .. } = hold::hold(&shared, &id, Request::Edit, &operation).await?;
+            let Admitted { guard: _guard, vm, .. } =
+                admitted(&shared, &name, Request::Edit, &operation).await?;
             snapshot::delete(&shared, &vm, &snapshot).await
         })
     }
@@ -355,12 +333,8 @@ impl VmService {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         let kind = OperationKind::VmClone;
         self.shared.operations.spawn(kind, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Freeze, &operation).await?;
-            match admit(Request::Freeze, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                _ => Box::pin(clone::clone(&shared, &guard, &vm, new, &operation)).await,
-            }
+            let Admitted { guard, vm, .. } = admitted(&shared, &name, Request::Freeze, &operation).await?;
+            Box::pin(clone::clone(&shared, &guard, &vm, new, &operation)).await
         })
     }
 
@@ -368,13 +342,8 @@ impl VmService {
     pub fn pause(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         self.shared.operations.spawn(OperationKind::VmPause, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Pause, &operation).await?;
-            match admit(Request::Pause, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                Admission::AlreadyDone => Ok(vm),
-                _ => pause::pause(&shared, &guard, &vm).await,
-            }
+            let Admitted { guard, vm, done } = admitted(&shared, &name, Request::Pause, &operation).await?;
+            if done { Ok(vm) } else { pause::pause(&shared, &guard, &vm).await }
         })
     }
 
@@ -382,13 +351,8 @@ impl VmService {
     pub fn resume(&self, name: &str, parent: Option<&Operation>) -> Task<Vm> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         self.shared.operations.spawn(OperationKind::VmResume, name.clone(), parent, |operation| async move {
-            let id = shared.find(&name).await?.id;
-            let Held { guard, vm, .. } = hold::hold(&shared, &id, Request::Resume, &operation).await?;
-            match admit(Request::Resume, vm.state) {
-                Admission::Denied(denial) => Err(denial.error(&vm.name)),
-                Admission::AlreadyDone => Ok(vm),
-                _ => pause::resume(&shared, &guard, &vm).await,
-            }
+            let Admitted { guard, vm, done } = admitted(&shared, &name, Request::Resume, &operation).await?;
+            if done { Ok(vm) } else { pause::resume(&shared, &guard, &vm).await }
         })
     }
 

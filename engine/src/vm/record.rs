@@ -125,6 +125,8 @@ pub enum NetworkMode {
     User,
     /// Forwarded ports lead in, and nothing leads out: neither to a network nor to this host.
     Isolated,
+    /// As `User`, and a second network card that leads to the other machines of this mode.
+    Lan,
     Bridge,
     None,
 }
@@ -154,6 +156,10 @@ pub struct VmRun {
     /// Where in `console.log` this run begins, in bytes.
     #[serde(default)]
     pub console_start: u64,
+    /// The ports it was told to forward, last; they differ from the settings only while they are changed.
+    /// Unknown of machines that an older vmdeck started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwards: Option<Vec<PortForward>>,
 }
 
 /// How a run of a machine ended.

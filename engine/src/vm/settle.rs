@@ -8,6 +8,7 @@
 //! | any with a process | the process works in another folder | stopped: this directory is a copy |
 //! | stopping | the process runs | running |
 //! | running, paused | the guest stands still or not | paused, running |
+//! | any with a process | its ports were being changed | its hypervisor forwards what is on record |
 //! | starting | the process runs | starting: it is taken over by whoever watches |
 
 use std::fs;
@@ -17,7 +18,7 @@ use std::path::Path;
 use super::boot::console::LogTail;
 use super::lock::VmGuard;
 use super::record::{Vm, VmEnd, VmEndCause, VmRun, VmState};
-use super::{Shared, boot};
+use super::{Shared, boot, change};
 use crate::clock;
 use crate::error::Result;
 use crate::process;
@@ -79,11 +80,13 @@ pub(super) async fn settle(shared: &Shared, guard: &VmGuard, vm: Vm) -> Result<V
     let finding = look(&vm, guard.directory());
     if finding == Finding::AsRecorded {
         let state = standing(shared, &vm, guard.directory());
-        if state == vm.state {
-            return Ok(vm);
+        if state != vm.state {
+            tracing::info!(vm = %vm.name, from = vm.state.as_str(), to = state.as_str(), "bringing the record in line");
+            shared.set_state(&vm.id, state, vm.run.as_ref()).await?;
         }
-        tracing::info!(vm = %vm.name, from = vm.state.as_str(), to = state.as_str(), "bringing the record in line");
-        shared.set_state(&vm.id, state, vm.run.as_ref()).await?;
+        if !change::ports_agree(&vm) {
+            change::settle_ports(shared, guard, &vm, state).await;
+        }
         return shared.by_id(&vm.id).await;
     }
     tracing::info!(vm = %vm.name, state = vm.state.as_str(), ?finding, "bringing the record in line");
@@ -126,6 +129,7 @@ fn never() -> VmRun {
         accelerator: crate::vmm::Accelerator::Tcg,
         started_at: 0,
         console_start: 0,
+        forwards: None,
     }
 }
 

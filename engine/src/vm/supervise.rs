@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Request;
 use super::record::{Vm, VmState};
-use super::{Shared, boot, channels, hold, settle};
+use super::{Shared, boot, change, channels, hold, settle};
 use crate::error::{Error, Result};
 use crate::identifier::VmId;
+use crate::network::lan::process::needs_switch;
 use crate::operation::record::OperationKind;
 use crate::process::{PidFd, ProcessIdentity};
 use crate::store::change::ChangeWatch;
@@ -37,14 +38,25 @@ const GLANCE: Duration = Duration::from_millis(250);
 /// Sets every machine's record to what is true. For the opening of an engine, and for whoever wants
 /// to be sure.
 pub(super) async fn reconcile(shared: &Shared) -> Result<()> {
-    for vm in with_process(shared).await? {
-        if let Err(error) = look_after(shared, &vm).await {
+    let vms = with_process(shared).await?;
+    for vm in &vms {
+        if let Err(error) = look_after(shared, vm).await {
             tracing::warn!(vm = %vm.name, %error, "a machine's state could not be established");
         }
     }
+    keep_connected(shared, &vms).await;
     super::delete::sweep(shared).await?;
     super::layer::reconcile(shared).await?;
     Ok(())
+}
+
+/// Starts the network between machines again if it was killed.
+async fn keep_connected(shared: &Shared, vms: &[Vm]) {
+    if vms.iter().any(needs_switch)
+        && let Err(error) = shared.lan.ensure().await
+    {
+        tracing::warn!(%error, "machines do not reach each other");
+    }
 }
 
 async fn with_process(shared: &Shared) -> Result<Vec<Vm>> {
@@ -57,6 +69,7 @@ async fn look_after(shared: &Shared, vm: &Vm) -> Result<bool> {
     if finding == settle::Finding::AsRecorded
         && matches!(vm.state, VmState::Running | VmState::Paused)
         && settle::standing(shared, vm, &shared.data.vm(&vm.id)) == vm.state
+        && change::ports_agree(vm)
     {
         return Ok(true);
     }
@@ -200,6 +213,7 @@ impl Supervisor {
                 tracing::warn!(vm = %vm.name, %error, "a machine cannot be looked after");
             }
         }
+        keep_connected(&shared, &vms).await;
     }
 
     /// Takes over boots and stops that nobody works on.

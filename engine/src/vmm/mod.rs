@@ -54,6 +54,7 @@ pub struct MachineSpec {
     pub command_line: String,
     pub disks: Vec<Disk>,
     pub network: NetworkAttachment,
+    pub lan: Option<LanAttachment>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +89,16 @@ pub enum NetworkAttachment {
         device: String,
         mac: String,
     },
+}
+
+/// A second network card, whose frames travel as datagrams between unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LanAttachment {
+    pub mac: String,
+    /// Names within the machine's folder, made of letters, digits, `-` and `.`: where the hypervisor
+    /// listens, and where it sends to.
+    pub guest_socket: &'static str,
+    pub switch_socket: &'static str,
 }
 
 /// Addresses of a user-mode network.

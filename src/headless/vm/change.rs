@@ -12,7 +12,7 @@ use crate::headless::{Context, Outcome};
 
 pub(super) async fn set(context: &Context, arguments: SetArguments) -> Outcome {
     let mut labels: BTreeMap<String, Option<String>> =
-        arguments.labels.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        arguments.resources.labels.into_iter().map(|(key, value)| (key, Some(value))).collect();
     for key in arguments.remove_label {
         labels.insert(key, None);
     }
@@ -23,14 +23,14 @@ pub(super) async fn set(context: &Context, arguments: SetArguments) -> Outcome {
     };
     let change = ChangeVm {
         name: arguments.rename,
-        cpus: arguments.cpus,
-        memory_mib: arguments.memory,
-        disk_gib: arguments.disk,
+        cpus: arguments.resources.cpus,
+        memory_mib: arguments.resources.memory,
+        disk_gib: arguments.resources.disk,
         kernel: arguments.kernel,
         command,
         environment: arguments.environment,
         work_disk: arguments.work_disk.map(|switch| switch == Switch::On),
-        add_ports: arguments.add_ports,
+        add_ports: arguments.resources.ports,
         remove_ports: arguments.remove_ports,
         labels,
     };
@@ -41,6 +41,7 @@ pub(super) async fn set(context: &Context, arguments: SetArguments) -> Outcome {
     let changed = context.follow(context.engine.vms().change(&arguments.name, change, None)).await?;
     if !context.output.json(&changed)? {
         context.output.text(&effects(&changed))?;
+        changed.notes.iter().for_each(|note| context.output.message(note));
     }
     Ok(0)
 }

@@ -9,6 +9,9 @@ pub(crate) mod small_disk;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+
+use deck::Deck;
 
 /// Whether a program can be run; says so when it cannot.
 pub(crate) fn have(program: &str) -> bool {
@@ -21,6 +24,20 @@ pub(crate) fn have(program: &str) -> bool {
         eprintln!("skipped: this host has no `{program}` (assets/test.sh installs it)");
     }
     found
+}
+
+/// Whether a machine with busybox can be booted here; says so when it cannot.
+pub(crate) fn can_boot() -> bool {
+    have("qemu-system-x86_64") && have("apt-get") && have("busybox")
+}
+
+/// A data directory of its own, with Debian's kernel and an image `busybox`.
+pub(crate) fn deck_with_busybox() -> Arc<Deck> {
+    let deck = Deck::new();
+    deck.import_kernel();
+    let layout = deck.readable(&fixtures::busybox());
+    deck.run(["image", "pull", &format!("oci:{}", layout.display()), "--name", "busybox"]).expect(0);
+    Arc::new(deck)
 }
 
 pub(crate) fn is_root() -> bool {

@@ -152,7 +152,7 @@ impl NewVmForm {
             }
             Field::Network => {
                 const MODES: [NetworkMode; 4] =
-                    [NetworkMode::User, NetworkMode::Isolated, NetworkMode::None, NetworkMode::Bridge];
+                    [NetworkMode::User, NetworkMode::Isolated, NetworkMode::None, NetworkMode::Lan];
                 let at = MODES.iter().position(|mode| *mode == self.network).unwrap_or(0);
                 self.network = MODES[(at + MODES.len()).saturating_add_signed(by) % MODES.len()];
             }

@@ -195,6 +195,7 @@ pub fn network(mode: NetworkMode) -> &'static str {
     match mode {
         NetworkMode::User => "user",
         NetworkMode::Isolated => "isolated",
+        NetworkMode::Lan => "lan",
         NetworkMode::Bridge => "bridge",
         NetworkMode::None => "none",
     }

@@ -172,6 +172,9 @@ fn choice(
                 vmdeck_engine::vm::record::NetworkMode::Isolated => {
                     "forwarded ports lead in, nothing leads out"
                 }
+                vmdeck_engine::vm::record::NetworkMode::Lan => {
+                    "as user, and `lan` machines reach each other by name"
+                }
                 vmdeck_engine::vm::record::NetworkMode::Bridge => {
                     "an address of its own on a bridge; needs root"
                 }

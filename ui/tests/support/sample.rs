@@ -212,6 +212,7 @@ pub(crate) fn vm(number: u8, name: &str, state: VmState, image: &Image, age: Mil
             accelerator: Accelerator::Tcg,
             started_at,
             console_start: 0,
+            forwards: None,
         }),
         address: Some(Ipv4Addr::new(10, 86, number, 15)),
         boot: (state != VmState::Created)

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, sethostname};
-use vmdeck_protocol::settings::Settings;
+use vmdeck_protocol::settings::{Lan, Settings};
 
 use crate::accounts::Accounts;
 use crate::jail::Jail;
@@ -69,15 +69,22 @@ fn hosts_text(image: &str, settings: &Settings) -> String {
     }
     if !name.is_empty() {
         // Without a network the name still has to lead somewhere (Debian policy: 127.0.1.1).
-        let address = settings.network.as_ref().map_or("127.0.1.1".to_owned(), |n| n.address.to_string());
+        let alone = settings.network.as_ref().map(|network| network.address);
+        let address = settings.lan.as_ref().map(|lan| lan.address).or(alone);
+        let address = address.map_or("127.0.1.1".to_owned(), |address| address.to_string());
+        let full = settings.lan.as_ref().map(|lan| format!("\t{name}.{}", lan.domain)).unwrap_or_default();
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{address}\t{name}");
+        let _ = writeln!(text, "{address}\t{name}{full}");
     }
     text
 }
 
 fn resolver(jail: &Jail, settings: &Settings) -> io::Result<()> {
     let mut text = String::new();
+    if let Some(Lan { resolver, domain, .. }) = &settings.lan {
+        // Its answers come at once or, while the network between machines is started anew, not at all.
+        let _ = writeln!(text, "search {domain}\noptions timeout:2\nnameserver {resolver}");
+    }
     for resolver in settings.network.iter().flat_map(|network| &network.resolvers) {
         let _ = writeln!(text, "nameserver {resolver}");
     }
@@ -160,6 +167,17 @@ mod tests {
         }
     }
 
+    fn with_lan() -> Settings {
+        let lan = Lan {
+            mac: "5e:00:00:00:00:01".to_owned(),
+            address: [10, 2, 0, 5].into(),
+            prefix: 24,
+            resolver: [10, 2, 0, 1].into(),
+            domain: "vmdeck".to_owned(),
+        };
+        Settings { lan: Some(lan), ..settings() }
+    }
+
     #[test]
     fn hosts_keep_what_the_image_says_of_others() {
         let image = "127.0.0.1 localhost\n10.9.9.9 dev other # old\n10.0.0.1 registry\n";
@@ -167,6 +185,15 @@ mod tests {
         let text = hosts_text("", &Settings { network: None, ..settings() });
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("127.0.1.1\tdev\n"));
+        assert!(hosts_text("", &with_lan()).ends_with("10.2.0.5\tdev\tdev.vmdeck\n"));
+    }
+
+    #[test]
+    fn the_resolver_of_the_machines_is_asked_first() {
+        let folder = tempfile::tempdir().unwrap();
+        resolver(&Jail::new(folder.path()).unwrap(), &with_lan()).unwrap();
+        let written = fs::read_to_string(folder.path().join("etc/resolv.conf")).unwrap();
+        assert_eq!(written, "search vmdeck\noptions timeout:2\nnameserver 10.2.0.1\nnameserver 10.1.2.4\n");
     }
 
     #[test]

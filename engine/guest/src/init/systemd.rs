@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use vmdeck_protocol::settings::{Network, Settings};
+use vmdeck_protocol::settings::{Lan, Network, Settings};
 
 use crate::log;
 
@@ -50,9 +50,7 @@ pub(super) fn prepare(settings: &Settings) {
         warn(STATIC_NODES, mask(STATIC_NODES));
     }
     warn("/etc/machine-id", machine_id());
-    if let Some(network) = &settings.network {
-        warn("the network of systemd", keep_network(network));
-    }
+    warn("the network of systemd", keep_networks(settings));
 }
 
 fn mask(unit: &str) -> io::Result<()> {
@@ -72,39 +70,61 @@ fn machine_id() -> io::Result<()> {
     fs::write(path, format!("{}\n", id.trim().replace('-', "")))
 }
 
-/// Tells those who might configure the interface that it has what it needs.
-fn keep_network(network: &Network) -> io::Result<()> {
-    let mac = &network.mac;
-    // The first file by name that matches an interface counts (systemd.network(5)), and so does the
-    // first for its name (systemd.link(5)): a rename would leave our route without its interface.
+/// Tells those who might configure the interfaces that they have what they need.
+fn keep_networks(settings: &Settings) -> io::Result<()> {
+    let mut macs = Vec::new();
+    if let Some(network) = &settings.network {
+        keep("00-vmdeck", &network.mac, &network_unit(network))?;
+        let resolvers: Vec<String> = network.resolvers.iter().map(ToString::to_string).collect();
+        if !resolvers.is_empty() {
+            let text = format!("[Resolve]\nDNS={}\n", resolvers.join(" "));
+            write_below("/run/systemd/resolved.conf.d", "00-vmdeck.conf", &text)?;
+        }
+        macs.push(network.mac.as_str());
+    }
+    if let Some(lan) = &settings.lan {
+        keep("00-vmdeck-lan", &lan.mac, &lan_unit(lan))?;
+        macs.push(lan.mac.as_str());
+    }
+    if macs.is_empty() {
+        return Ok(());
+    }
+    if fs::exists("/etc/network/interfaces").unwrap_or(false) {
+        // What ifupdown takes for "is up already" (ifup(8), FILES).
+        let lines = macs.iter().filter_map(|mac| interface(mac)).map(|name| format!("{name}={name}\n"));
+        write_below("/run/network", "ifstate", &lines.collect::<String>())?;
+    }
+    let macs: Vec<String> = macs.iter().map(|mac| format!("mac:{mac}")).collect();
+    let unmanaged = format!("[keyfile]\nunmanaged-devices={}\n", macs.join(";"));
+    write_below("/run/NetworkManager/conf.d", "00-vmdeck.conf", &unmanaged)
+}
+
+/// The first file by name that matches an interface counts (systemd.network(5)), and so does the first
+/// for its name (systemd.link(5)): a rename would leave our routes without their interface.
+fn keep(name: &str, mac: &str, unit: &str) -> io::Result<()> {
+    let matching = format!("[Match]\nMACAddress={mac}\n\n");
+    write_below("/run/systemd/network", &format!("{name}.network"), &format!("{matching}{unit}"))?;
+    write_below("/run/systemd/network", &format!("{name}.link"), &format!("{matching}[Link]\nNamePolicy=\n"))
+}
+
+fn network_unit(network: &Network) -> String {
     let mut text = format!(
-        "[Match]\nMACAddress={mac}\n\n[Network]\nDHCP=no\nLinkLocalAddressing=ipv6\nAddress={}/{}\nGateway={}\n",
+        "[Network]\nDHCP=no\nLinkLocalAddressing=ipv6\nAddress={}/{}\nGateway={}\n",
         network.address, network.prefix, network.gateway
     );
-    let mut resolvers = String::new();
     for resolver in &network.resolvers {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "DNS={resolver}");
-        let _ = write!(resolvers, " {resolver}");
     }
-    write_below("/run/systemd/network", "00-vmdeck.network", &text)?;
-    write_below(
-        "/run/systemd/network",
-        "00-vmdeck.link",
-        &format!("[Match]\nMACAddress={mac}\n\n[Link]\nNamePolicy=\n"),
-    )?;
-    if !resolvers.is_empty() {
-        let text = format!("[Resolve]\nDNS={}\n", resolvers.trim_start());
-        write_below("/run/systemd/resolved.conf.d", "00-vmdeck.conf", &text)?;
-    }
-    if fs::exists("/etc/network/interfaces").unwrap_or(false)
-        && let Some(name) = interface(mac)
-    {
-        // What ifupdown takes for "is up already" (ifup(8), FILES).
-        write_below("/run/network", "ifstate", &format!("{name}={name}\n"))?;
-    }
-    let unmanaged = format!("[keyfile]\nunmanaged-devices=mac:{mac}\n");
-    write_below("/run/NetworkManager/conf.d", "00-vmdeck.conf", &unmanaged)
+    text
+}
+
+/// Its resolver is asked for its domain only, where there is a systemd-resolved that tells them apart.
+fn lan_unit(lan: &Lan) -> String {
+    format!(
+        "[Network]\nDHCP=no\nLinkLocalAddressing=no\nAddress={}/{}\nDNS={}\nDomains={}\nDNSDefaultRoute=no\n",
+        lan.address, lan.prefix, lan.resolver, lan.domain
+    )
 }
 
 fn write_below(folder: &str, name: &str, text: &str) -> io::Result<()> {

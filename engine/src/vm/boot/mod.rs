@@ -30,7 +30,9 @@ use self::recorder::Recorder;
 use self::watch::Outcome;
 use super::Shared;
 use super::lock::VmGuard;
-use super::record::{BootFailure, BootFailureClass, BootPhaseName, Vm, VmEnd, VmEndCause, VmRun, VmState};
+use super::record::{
+    BootFailure, BootFailureClass, BootPhaseName, NetworkMode, Vm, VmEnd, VmEndCause, VmRun, VmState,
+};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::GuestChannel;
@@ -178,6 +180,10 @@ async fn walk(
     let spec = prepared.spec(guard.directory(), vm, &kernel, verdict.accelerator);
     let launched = launch(shared, vm, &spec, console.start(), cancel).await?;
     let outcome = async {
+        if vm.settings.network == NetworkMode::Lan {
+            // Now that the process is on record, so that the switch knows that it is needed.
+            shared.lan.ensure().await?;
+        }
         enter(recorder, operation, BootPhaseName::Kernel).await?;
         watch::watch(&*launched.machine, guard.directory(), verdict.accelerator, console, recorder, cancel)
             .await
@@ -218,9 +224,9 @@ async fn prepare_blocking(
     kernel: &Kernel,
 ) -> Result<Prepared> {
     let bases = super::layer::bases(shared, &vm.id).await?;
-    let (data, directory, vm, image, kernel) =
-        (shared.data.clone(), directory.to_owned(), vm.clone(), image.clone(), kernel.clone());
-    tokio::task::spawn_blocking(move || prepare(&data, &directory, &vm, &image, &kernel, &bases))
+    let (data, addresses, directory) = (shared.data.clone(), shared.addresses.clone(), directory.to_owned());
+    let (vm, image, kernel) = (vm.clone(), image.clone(), kernel.clone());
+    tokio::task::spawn_blocking(move || prepare(&data, &addresses, &directory, &vm, &image, &kernel, &bases))
         .await
         .map_err(|error| Error::failed("preparing the machine's disks failed").with_source(error))?
 }
@@ -249,9 +255,17 @@ async fn launch(
 ) -> Result<Launched, Setback> {
     let (store, id, accelerator, started_at) =
         (shared.store.clone(), vm.id.clone(), spec.accelerator, clock::now());
-    let run_of = move |process| VmRun { process, accelerator, started_at, console_start };
+    let forwards = vm.settings.ports.clone();
+    let run_of = move |process| VmRun {
+        process,
+        accelerator,
+        started_at,
+        console_start,
+        forwards: Some(forwards.clone()),
+    };
+    let recorded = run_of.clone();
     let record = Box::new(move |process| {
-        let run = run_of(process);
+        let run = recorded(process);
         let write = async move {
             store
                 .write_relaxed(move |transaction| {

@@ -1,34 +1,38 @@
 //! Everything a boot needs before there is a process: disks, initrd, settings, command line.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::guest::settings::{self, GuestNetwork, GuestSettings};
+use crate::guest::settings::{self, GuestLan, GuestNetwork, GuestSettings};
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::keys;
-use crate::network;
+use crate::network::address::{self, AddressPool};
+use crate::network::{self, host_name, lan};
 use crate::vm::disk;
 use crate::vm::layer::Base;
 use crate::vm::record::{NetworkMode, Vm};
-use crate::vmm::{Accelerator, Disk, MachineSpec, NetworkAttachment};
+use crate::vmm::{Accelerator, Disk, LanAttachment, MachineSpec, NetworkAttachment, UserNetwork};
 
 /// What a boot is made of, put together by [`prepare`].
 #[derive(Debug)]
 pub(in crate::vm) struct Prepared {
     disks: Vec<Disk>,
     initrd: PathBuf,
+    /// The hypervisor's own, when the machine has one.
+    network: Option<UserNetwork>,
 }
 
 /// Makes the disks that are missing and writes this boot's initrd. Blocking, brief.
 pub(in crate::vm) fn prepare(
     data: &DataDirectory,
+    addresses: &AddressPool,
     directory: &Path,
     vm: &Vm,
     image: &Image,
@@ -38,10 +42,11 @@ pub(in crate::vm) fn prepare(
     let disks = disk::prepare(directory, &data.images(), image, kernel, &vm.settings, bases)?;
     let initrd = directory.join("initrd");
     let key = keys::installation_key(data)?;
-    let archive = settings::archive(&guest_settings(vm, image, kernel, key.public_line))?;
+    let network = user_network(vm, addresses);
+    let archive = settings::archive(&guest_settings(vm, image, kernel, network.as_ref(), key.public_line))?;
     write_initrd(&initrd, &kernel.initrd, &archive)
         .map_err(|error| Error::io(format!("cannot write the initrd `{}`", initrd.display()), error))?;
-    Ok(Prepared { disks, initrd })
+    Ok(Prepared { disks, initrd, network })
 }
 
 /// The kernel's initrd with the machine's settings appended. The kernel wants each archive to begin
@@ -57,13 +62,20 @@ fn write_initrd(path: &Path, base: &Path, archive: &[u8]) -> std::io::Result<()>
     file.write_all(archive)
 }
 
-fn guest_settings(vm: &Vm, image: &Image, kernel: &Kernel, key: String) -> GuestSettings {
+fn guest_settings(
+    vm: &Vm,
+    image: &Image,
+    kernel: &Kernel,
+    network: Option<&UserNetwork>,
+    key: String,
+) -> GuestSettings {
     let config = &image.config;
     // As container engines do it: a command replaces the image's command, not its entrypoint.
     let command = if vm.settings.command.is_empty() { &config.command } else { &vm.settings.command };
     GuestSettings {
         hostname: host_name(&vm.name),
-        network: guest_network(vm),
+        network: network.map(|network| guest_network(vm, network)),
+        lan: guest_lan(vm),
         authorized_keys: vec![key],
         work_disk: vm.settings.work_disk,
         modules_disk: kernel.modules.is_some(),
@@ -80,33 +92,38 @@ fn guest_settings(vm: &Vm, image: &Image, kernel: &Kernel, key: String) -> Guest
     }
 }
 
-fn guest_network(vm: &Vm) -> Option<GuestNetwork> {
-    let address = user_address(vm)?;
-    let network = network::user_network(address);
-    Some(GuestNetwork {
+fn guest_network(vm: &Vm, network: &UserNetwork) -> GuestNetwork {
+    GuestNetwork {
         mac: network::mac(&vm.id),
-        address,
+        address: network.guest,
         prefix: network.prefix,
         gateway: network.gateway,
         resolvers: vec![network.resolver],
-    })
-}
-
-/// The leased address of a machine that has a network.
-fn user_address(vm: &Vm) -> Option<Ipv4Addr> {
-    match vm.settings.network {
-        NetworkMode::None => None,
-        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => vm.address,
     }
 }
 
-/// A machine's name as a host name (RFC 1123, 2.1): letters, digits and hyphens, none at an end.
-fn host_name(name: &str) -> String {
-    let name: String = name
-        .chars()
-        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
-        .collect();
-    name.trim_matches('-').to_owned()
+fn guest_lan(vm: &Vm) -> Option<GuestLan> {
+    let address = vm.address.filter(|_| vm.settings.network == NetworkMode::Lan)?;
+    Some(GuestLan {
+        mac: lan::mac(&vm.id),
+        address,
+        prefix: lan::PREFIX,
+        resolver: lan::resolver(address),
+        domain: lan::DOMAIN.into(),
+    })
+}
+
+/// The network of the hypervisor's user mode, where the machine has it.
+fn user_network(vm: &Vm, addresses: &AddressPool) -> Option<UserNetwork> {
+    let address = vm.address?;
+    let guest = match vm.settings.network {
+        NetworkMode::None => return None,
+        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => address,
+        // Its leased address is in the other network. Nobody but itself sees this one: any will do that
+        // hides neither the other nor, as it is now, a network of the host.
+        NetworkMode::Lan => addresses.allocate(&BTreeSet::from([address]), &address::host_routes())?,
+    };
+    Some(network::user_network(guest))
 }
 
 impl Prepared {
@@ -118,10 +135,10 @@ impl Prepared {
         kernel: &Kernel,
         accelerator: Accelerator,
     ) -> MachineSpec {
-        let network = match user_address(vm) {
+        let network = match self.network {
             None => NetworkAttachment::None,
-            Some(address) => NetworkAttachment::User {
-                network: network::user_network(address),
+            Some(network) => NetworkAttachment::User {
+                network,
                 isolated: vm.settings.network == NetworkMode::Isolated,
                 mac: network::mac(&vm.id),
                 forwards: vm.settings.ports.clone(),
@@ -138,6 +155,11 @@ impl Prepared {
             command_line: command_line(accelerator),
             disks: self.disks,
             network,
+            lan: (vm.settings.network == NetworkMode::Lan).then(|| LanAttachment {
+                mac: lan::mac(&vm.id),
+                guest_socket: lan::GUEST_SOCKET,
+                switch_socket: lan::SWITCH_SOCKET,
+            }),
         }
     }
 }
@@ -161,12 +183,6 @@ fn command_line(accelerator: Accelerator) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_becomes_a_host_name() {
-        assert_eq!(host_name("web_1.test+x"), "web-1-test-x");
-        assert_eq!(host_name("a."), "a");
-    }
 
     #[test]
     fn settings_follow_the_initrd_at_a_multiple_of_four() {

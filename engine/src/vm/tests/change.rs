@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::super::record::{PortForward, VmSettings};
+use super::super::layer::{Disk, Layer};
+use super::super::record::{PortForward, VmRun, VmSettings, VmState};
 use super::super::{ChangeVm, CreateVm, TakesEffect};
+use super::fake::Fake;
+use super::life::{Stray, leave};
 use super::{Deck, request, tcp};
 use crate::error::ErrorKind;
+use crate::identifier::LayerId;
+use crate::store;
+use crate::vmm::DiskFormat;
 
 #[tokio::test]
 async fn settings_change_at_once_and_say_when_they_count() {
@@ -101,4 +107,57 @@ async fn a_reset_takes_the_root_disk_and_leaves_the_work_disk() {
     }
     process.vms.reset("a", None).wait().await.unwrap();
     assert!(!folder.join("root.qcow2").exists() && folder.join("work.qcow2").exists());
+}
+
+#[tokio::test]
+async fn a_reset_that_was_killed_is_finished_or_taken_back() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let rename = |name: &str| ChangeVm { name: Some(name.into()), ..ChangeVm::default() };
+    let vm = process.create("a").await.unwrap();
+    let folder = process.data.vm(&vm.id);
+    process.vms.change("a", rename("b"), None).wait().await.unwrap();
+    let discarded = folder.join("root.discarded");
+    // What lay on the image only: nothing tells how far it came, and to be reset was what was asked for.
+    std::fs::write(&discarded, "disk").unwrap();
+    process.vms.change("b", rename("a"), None).wait().await.unwrap();
+    assert!(!discarded.exists() && !folder.join("root.qcow2").exists());
+    // What lies on a layer that is still on record is a disk.
+    let layer = Layer { id: LayerId::random(), parent: None, format: DiskFormat::Qcow2 };
+    std::fs::create_dir(process.data.layer(&layer.id)).unwrap();
+    let id = vm.id.clone();
+    let record = move |transaction: &store::Transaction<'_>| {
+        store::layers::insert(transaction, &layer)?;
+        store::layers::set_base(transaction, &id, Disk::Root, &layer.id)
+    };
+    process.store.transaction(record).await.unwrap();
+    std::fs::write(&discarded, "disk").unwrap();
+    process.vms.change("a", rename("b"), None).wait().await.unwrap();
+    assert!(!discarded.exists());
+    assert_eq!(std::fs::read_to_string(folder.join("root.qcow2")).unwrap(), "disk");
+    process.vms.reset("b", None).wait().await.unwrap();
+    assert!(!discarded.exists() && !folder.join("root.qcow2").exists());
+    assert_eq!((process.count("layers").await, process.count("bases").await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_that_a_killed_vmdeck_was_changing_are_settled() {
+    let deck = Deck::new().await;
+    let process = deck.open_with(Fake::hanging());
+    let vm = process.create("a").await.unwrap();
+    process
+        .vms
+        .change("a", ChangeVm { add_ports: vec![tcp(0, 80)], ..ChangeVm::default() }, None)
+        .wait()
+        .await
+        .unwrap();
+    let folder = process.data.vm(&vm.id);
+    let stray = Stray::in_folder(&folder);
+    // As it was before the hypervisor was told.
+    let run = VmRun { forwards: Some(Vec::new()), ..stray.run() };
+    leave(&process, &vm, VmState::Running, Some(run)).await;
+    process.vms.reconcile().await.unwrap();
+    let now = process.vms.find("a").await.unwrap();
+    assert_eq!(now.run.unwrap().forwards, Some(now.settings.ports));
+    assert_eq!(now.state, VmState::Running);
 }

@@ -51,6 +51,7 @@ impl Stray {
             accelerator: Accelerator::Tcg,
             started_at: clock::now(),
             console_start: 0,
+            forwards: None,
         }
     }
 

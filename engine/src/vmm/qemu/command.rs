@@ -10,7 +10,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::{Accelerator, Disk, DiskFormat, MachineSpec, NetworkAttachment, UserNetwork};
+use super::super::{
+    Accelerator, Disk, DiskFormat, LanAttachment, MachineSpec, NetworkAttachment, UserNetwork,
+};
 use crate::error::{Error, Result};
 use crate::vm::record::{PortForward, Protocol};
 
@@ -26,6 +28,7 @@ pub const CHANNELS: u32 = 8;
 
 /// The netdev's id, by which forwards are added and removed.
 pub(super) const NETDEV: &str = "net0";
+const LAN_NETDEV: &str = "lan0";
 
 /// What the command line depends on besides the machine.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,9 @@ pub(super) fn arguments(spec: &MachineSpec, start: Start) -> Result<Vec<OsString
         self::disk(&mut line, &spec.directory, index, disk)?;
     }
     network(&mut line, &spec.network);
+    if let Some(attachment) = &spec.lan {
+        lan(&mut line, attachment);
+    }
     line.pair("-object", "rng-builtin,id=rng0");
     line.device(json!({"driver": "virtio-rng-pci", "rng": "rng0", "disable-legacy": "on"}));
     // The kernel's panic arrives as an event, if it has the driver.
@@ -170,9 +176,25 @@ fn network(line: &mut Line, network: &NetworkAttachment) {
             mac
         }
     };
+    network_card(line, NETDEV, mac);
+}
+
+/// Datagrams need no connection: the other end may come later, and go and come again.
+fn lan(line: &mut Line, LanAttachment { mac, guest_socket, switch_socket }: &LanAttachment) {
+    line.pair(
+        "-netdev",
+        format!(
+            "dgram,id={LAN_NETDEV},local.type=unix,local.path={guest_socket},\
+             remote.type=unix,remote.path={switch_socket}"
+        ),
+    );
+    network_card(line, LAN_NETDEV, mac);
+}
+
+fn network_card(line: &mut Line, netdev: &str, mac: &str) {
     // No option ROM: nobody boots from the network, and Debian has the ROMs in another package.
     line.device(json!({
-        "driver": "virtio-net-pci", "id": "net0-device", "netdev": NETDEV, "mac": mac, "romfile": "",
+        "driver": "virtio-net-pci", "id": format!("{netdev}-device"), "netdev": netdev, "mac": mac, "romfile": "",
         "disable-legacy": "on",
     }));
 }
@@ -283,6 +305,7 @@ mod tests {
                     },
                 ],
             },
+            lan: None,
         }
     }
 
@@ -403,6 +426,19 @@ mod tests {
               hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53"]
         );
         assert_eq!(devices(&line, "virtio-net-pci")[0]["romfile"], "");
+        machine.lan = Some(LanAttachment {
+            mac: "5e:00:00:00:00:01".into(),
+            guest_socket: "guest.sock",
+            switch_socket: "switch.sock",
+        });
+        let with_lan = text(&machine, START);
+        assert_eq!(
+            values(&with_lan, "-netdev")[1],
+            "dgram,id=lan0,local.type=unix,local.path=guest.sock,remote.type=unix,remote.path=switch.sock"
+        );
+        let cards = devices(&with_lan, "virtio-net-pci");
+        assert_eq!((&cards[1]["id"], &cards[1]["mac"]), (&json!("lan0-device"), &json!("5e:00:00:00:00:01")));
+        machine.lan = None;
         if let NetworkAttachment::User { isolated, .. } = &mut machine.network {
             *isolated = true;
         }

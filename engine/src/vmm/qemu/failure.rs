@@ -139,6 +139,7 @@ mod tests {
             command_line: String::new(),
             disks: vec![],
             network: NetworkAttachment::None,
+            lan: None,
         }
     }
 

@@ -99,6 +99,7 @@ impl Bench {
                 mac: "52:54:00:12:34:56".into(),
                 forwards: vec![],
             },
+            lan: None,
             directory,
         };
         let cache = folder.path().join("cache");
