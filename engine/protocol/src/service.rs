@@ -24,7 +24,8 @@ pub enum Service {
     Receive { path: String, name: Option<String> },
     /// Serve SFTP version 3 on standard input and output.
     Sftp,
-    /// Join standard input and output with a TCP connection made from within the machine.
+    /// Join standard input and output with a TCP connection made from within the machine. Standard
+    /// output begins with [`CONNECTED`] as soon as the connection stands.
     Connect { host: String, port: u16 },
     /// Write out what the file systems of the machine's disks hold in memory. Asked for by a message of
     /// its own, which an older agent knows how to refuse; so is the next.
@@ -35,6 +36,9 @@ pub enum Service {
 
 /// What a program is called with, before the JSON of its [`Service`], to be one.
 pub const SERVICE_ARGUMENT: &str = "vmdeck-service";
+
+/// First byte on the standard output of [`Service::Connect`], before what the peer sends.
+pub const CONNECTED: u8 = 0;
 
 /// Exit status of a service: what it was asked for is not there.
 pub const STATUS_NOT_FOUND: u8 = 3;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vmdeck_protocol::message::{FailureClass, Grow, HostMessage, PowerOff, Stage};
 use vmdeck_protocol::service::Serve;
-pub use vmdeck_protocol::service::Service;
+pub use vmdeck_protocol::service::{CONNECTED, Service};
 pub use vmdeck_protocol::stats::{self, Stats as GuestStats};
 
 use crate::error::{Error, Result};

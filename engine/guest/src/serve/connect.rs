@@ -5,17 +5,22 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use vmdeck_protocol::service::CONNECTED;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) fn serve(host: &str, port: u16) -> io::Result<u8> {
     let stream = connect(host, port)?;
+    let mut output = io::stdout().lock();
+    output.write_all(&[CONNECTED])?;
+    output.flush()?;
     let mut sender = stream.try_clone()?;
     std::thread::spawn(move || {
         // Either end may go first; the other sees it at its next read or write.
         let _ = copy(io::stdin().lock(), &mut sender);
         let _ = sender.shutdown(Shutdown::Write);
     });
-    copy(stream, io::stdout().lock())?;
+    copy(stream, output)?;
     Ok(0)
 }
 

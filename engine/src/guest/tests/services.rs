@@ -84,7 +84,7 @@ async fn a_connection_is_joined_with_the_service() {
     while let Some(ExecOutput::Stdout(data)) = output.recv().await {
         received.extend(data);
     }
-    assert_eq!(received, sent);
+    assert_eq!((received[0], &received[1..]), (CONNECTED, &sent[..]));
     assert_eq!(end.status().await.unwrap(), ExecStatus::Exited(0));
     let session = channel.serve(Service::Connect { host: "127.0.0.1".into(), port: 1 }, None).await.unwrap();
     assert_eq!(finish(session).await.2, ExecStatus::Exited(1));
