@@ -35,7 +35,4 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 130' INT TERM
-# Property tests draw the same cases each time, so that a run says the same of the same code. To look for
-# more: PROPTEST_CASES=5000 PROPTEST_RNG_SEED=$(date +%s) cargo test
-export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-20}"
 cargo test --workspace --locked --no-fail-fast -- --test-threads "${VMDECK_TEST_THREADS:-2}"

@@ -16,10 +16,10 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::identifier::OperationId;
+use crate::identifier::{OperationId, VmId};
 
 const PRIVATE_NAME: &str = "id_ed25519";
-const PUBLIC_NAME: &str = "id_ed25519.pub";
+const HOST_NAME: &str = "ssh_host_ed25519_key";
 /// Third field of the public line: tells a person where the key comes from.
 const COMMENT: &str = "vmdeck";
 /// First bytes of OpenSSH's private key format (openssh-portable, PROTOCOL.key, section 1).
@@ -43,7 +43,15 @@ pub struct InstallationKey {
 /// Two processes may come here at once: the first to link its file under the final name wins, and
 /// both read that one.
 pub fn installation_key(data: &DataDirectory) -> Result<InstallationKey> {
-    let private_path = data.keys().join(PRIVATE_NAME);
+    key(data.keys().join(PRIVATE_NAME))
+}
+
+/// The key of a machine's SSH service, in the machine's folder: made and kept in the same way.
+pub fn host_key(data: &DataDirectory, vm: &VmId) -> Result<InstallationKey> {
+    key(data.vm(vm).join(HOST_NAME))
+}
+
+fn key(private_path: PathBuf) -> Result<InstallationKey> {
     let fail = |error| Error::io(format!("cannot prepare the SSH key `{}`", private_path.display()), error);
     let text = match read(&private_path) {
         Ok(text) => text,
@@ -57,7 +65,7 @@ pub fn installation_key(data: &DataDirectory) -> Result<InstallationKey> {
         Error::failed(format!("`{}` is no private key in OpenSSH's format", private_path.display()))
             .with_hint("put the right file there, or move it away: vmdeck then makes a new key")
     })?;
-    let public_path = data.keys().join(PUBLIC_NAME);
+    let public_path = private_path.with_extension("pub");
     let line = format!("{public_line}\n");
     if fs::read(&public_path).ok().as_deref() != Some(line.as_bytes()) {
         let staged = stage(&public_path, line.as_bytes()).map_err(fail)?;
@@ -193,7 +201,7 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(data.keys()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
-        let public = fs::read_to_string(data.keys().join(PUBLIC_NAME)).unwrap();
+        let public = fs::read_to_string(data.keys().join("id_ed25519.pub")).unwrap();
         assert_eq!(public.trim_end(), keys[0].public_line);
     }
 

@@ -127,6 +127,9 @@ pub(crate) enum Command {
     /// What the data directory holds, in bytes, and what could be freed
     Df,
 
+    /// What OpenSSH needs to reach the machines, for an `Include` in ~/.ssh/config
+    SshConfig,
+
     /// The effective key bindings of the console
     Keys,
 

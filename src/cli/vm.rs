@@ -117,6 +117,13 @@ pub(crate) enum VmCommand {
     /// Run a command in a machine, or its login shell
     Exec(ExecArguments),
 
+    /// Open this host's SSH client on a machine, which needs no sshd
+    Ssh(SshArguments),
+
+    /// Serve one SSH client on standard input and output (a `ProxyCommand`)
+    #[command(hide = true)]
+    SshProxy { name: String },
+
     /// Copy files and folders between this host and a machine
     ///
     /// Either SOURCE or TARGET is NAME:/path. A folder is copied with all in it; into a folder that
@@ -375,6 +382,23 @@ pub(crate) struct ExecArguments {
 
     /// What to run; the user's login shell otherwise
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SshArguments {
+    pub(crate) name: String,
+
+    /// User to log in as
+    #[arg(long, short, default_value = "root")]
+    pub(crate) user: String,
+
+    /// An argument for the client, for example `--option=-L8080:localhost:80`; can be repeated
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub(crate) option: Vec<String>,
+
+    /// What to run; a login shell otherwise
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 

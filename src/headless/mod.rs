@@ -11,6 +11,7 @@ mod man;
 mod operation;
 pub(crate) mod output;
 mod progress;
+mod ssh;
 mod stats;
 mod terminal;
 mod vm;
@@ -85,6 +86,7 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
             Command::Vm(command) => vm::run(&context, command).await,
             Command::Operation(command) => operation::run(&context, command).await,
             Command::Doctor => doctor(&context).await,
+            Command::SshConfig => ssh::config(&context).await,
             Command::Df => disk_usage(&context).await,
             Command::Completions { .. }
             | Command::Man { .. }

@@ -12,7 +12,7 @@ use vmdeck_engine::vm::CreateVm;
 use vmdeck_engine::vm::record::{Boot, Vm};
 
 use super::output::Output;
-use super::{Context, Outcome, copy, exec, logs, stats};
+use super::{Context, Outcome, copy, exec, logs, ssh, stats};
 use crate::cli::vm::{CreateArguments, ExecArguments, MachineArguments, RunArguments, VmCommand};
 
 /// `vm exec` and `vm run`: the engine failed before the command ran.
@@ -60,6 +60,8 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Ports { name, add, remove } => change::ports(context, &name, add, remove).await,
         VmCommand::Console { name } => console::run(context, &name).await,
         VmCommand::Exec(arguments) => exec_command(context, arguments).await,
+        VmCommand::Ssh(arguments) => ssh::run(context, arguments).await,
+        VmCommand::SshProxy { name } => ssh::proxy(context, &name).await,
         VmCommand::Cp { source, target } => copy::run(context, &source, &target).await,
         VmCommand::Stats { names, watch } => stats::run(context, names, watch).await,
         VmCommand::Logs { name, follow, tail } => {

@@ -16,5 +16,6 @@ mod guest_verbs;
 mod lan;
 mod manage;
 mod pull;
+mod ssh;
 mod tree;
 mod truth;

@@ -143,7 +143,7 @@ impl Deck {
     }
 
     /// Run by the ordinary user.
-    fn ordinary(&self, command: Command) -> Command {
+    pub(crate) fn ordinary(&self, command: Command) -> Command {
         let mut command = self.prepared(command);
         if is_root() {
             command.uid(ORDINARY).gid(ORDINARY);
