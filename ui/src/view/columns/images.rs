@@ -40,7 +40,7 @@ pub(in crate::view) const IMAGES: &[Column<Image>] = &[
         rank: 4,
         right: false,
         sort: Some(3),
-        measure: Some(|image| image.reference.as_deref().map_or(28, text::width)),
+        measure: Some(|image| image.reference.as_deref().map_or(29, text::width)),
         paint: |cell, image| {
             let style = cell.model.theme.dim;
             let unmanaged = if image.managed { "" } else { "registered: files of your own" };

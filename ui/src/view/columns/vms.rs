@@ -51,7 +51,7 @@ pub(in crate::view) const VMS: &[Column<Vm>] = &[
         title: "ADDRESS",
         min: 11,
         max: 15,
-        rank: 5,
+        rank: 6,
         right: false,
         sort: Some(2),
         measure: None,
@@ -62,12 +62,12 @@ pub(in crate::view) const VMS: &[Column<Vm>] = &[
             }
         },
     },
-    Column { title: "CPU", min: 5, max: 14, rank: 5, right: false, sort: Some(3), measure: None, paint: cpu },
+    Column { title: "CPU", min: 5, max: 14, rank: 4, right: false, sort: Some(3), measure: None, paint: cpu },
     Column {
         title: "MEM",
         min: 6,
         max: 6,
-        rank: 6,
+        rank: 5,
         right: true,
         sort: Some(4),
         measure: None,

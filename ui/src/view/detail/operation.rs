@@ -25,8 +25,13 @@ pub(super) fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
         };
         line.put(state, style);
         line.format(format_args!("  {} ago", Span(model.now - record.started_at)), theme.dim);
-        let whose = if view.local { "this console" } else { "another vmdeck" };
-        line.format(format_args!("  {whose}, pid {}", record.owner.pid), theme.dim);
+        // Of one that has ended, the process may be any, also one of the same number.
+        let whose = match (record.state, view.local) {
+            (OperationState::Running, true) => "this console, ",
+            (OperationState::Running, false) => "another vmdeck, ",
+            _ => "by ",
+        };
+        line.format(format_args!("  {whose}pid {}", record.owner.pid), theme.dim);
         let took = between(record.started_at, record.ended_at.unwrap_or(model.now));
         line.right(11, format_args!("{}", Took(took)), theme.bold);
     });
