@@ -93,6 +93,11 @@ impl Terminal {
         self.seen.lock().unwrap().parser.screen().contents()
     }
 
+    /// Whether the screen has a text.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        self.screen().contains(text)
+    }
+
     pub(crate) fn with_screen<T>(&self, look: impl FnOnce(&vt100::Screen) -> T) -> T {
         look(self.seen.lock().unwrap().parser.screen())
     }
