@@ -30,52 +30,125 @@ fn svg(screen: &vt100::Screen) -> String {
     let (rows, columns) = screen.size();
     let (width, height) = (f32::from(columns) * WIDTH + 16.0, f32::from(rows) * HEIGHT + 16.0);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"DejaVu Sans Mono, monospace\" font-size=\"14\">\n\
-         <rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{BACKGROUND}\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"DejaVu Sans Mono, Menlo, Consolas, \
+         monospace\" font-size=\"14\">\n\
+         <rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{}\"/>\n",
+        backdrop(screen)
     );
     for row in 0..rows {
-        for column in 0..columns {
-            let Some(cell) = screen.cell(row, column).filter(|cell| !cell.is_wide_continuation()) else {
-                continue;
-            };
-            let (mut ink, mut paper) =
-                (colour(cell.fgcolor(), FOREGROUND), colour(cell.bgcolor(), BACKGROUND));
-            if cell.inverse() {
-                std::mem::swap(&mut ink, &mut paper);
-            }
-            let (x, y) = (8.0 + f32::from(column) * WIDTH, 8.0 + f32::from(row) * HEIGHT);
-            let cells = if cell.is_wide() { 2.0 } else { 1.0 };
-            if paper != BACKGROUND {
-                let width = WIDTH * cells + 0.3;
-                let _ = writeln!(
-                    out,
-                    "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{HEIGHT}\" fill=\"{paper}\"/>"
-                );
-            }
-            let text = cell.contents().replace('&', "&amp;").replace('<', "&lt;");
-            if !text.trim().is_empty() || cell.underline() {
-                let weight = if cell.bold() { " font-weight=\"bold\"" } else { "" };
-                let dim = if cell.dim() { " opacity=\"0.6\"" } else { "" };
-                if !text.trim().is_empty() {
-                    let y = y + 13.0;
-                    let _ = writeln!(
-                        out,
-                        "<text x=\"{x}\" y=\"{y}\" fill=\"{ink}\"{weight}{dim} xml:space=\"preserve\">{text}</text>"
-                    );
-                }
-                if cell.underline() {
-                    let (y, width) = (y + 15.5, WIDTH * cells);
-                    let _ = writeln!(
-                        out,
-                        "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"1\" fill=\"{ink}\"/>"
-                    );
-                }
-            }
+        let mut column = 0;
+        while column < columns {
+            let Some(mut run) = Run::begin(screen, row, column) else { break };
+            while run.end < columns && run.take(screen) {}
+            column = run.end;
+            run.draw(&mut out, &backdrop(screen));
         }
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// What most of the screen is painted on: a theme has a background of its own.
+fn backdrop(screen: &vt100::Screen) -> String {
+    screen.cell(0, 0).map_or_else(|| BACKGROUND.to_owned(), |cell| colour(cell.bgcolor(), BACKGROUND))
+}
+
+/// Cells of one row that look the same.
+struct Run {
+    row: u16,
+    from: u16,
+    end: u16,
+    look: Look,
+    text: String,
+}
+
+#[derive(PartialEq)]
+struct Look {
+    ink: String,
+    paper: String,
+    bold: bool,
+    dim: bool,
+    underline: bool,
+}
+
+impl Look {
+    fn of(cell: &vt100::Cell) -> Self {
+        let (mut ink, mut paper) = (colour(cell.fgcolor(), FOREGROUND), colour(cell.bgcolor(), BACKGROUND));
+        if cell.inverse() {
+            std::mem::swap(&mut ink, &mut paper);
+        }
+        Self { ink, paper, bold: cell.bold(), dim: cell.dim(), underline: cell.underline() }
+    }
+}
+
+impl Run {
+    fn begin(screen: &vt100::Screen, row: u16, from: u16) -> Option<Self> {
+        let look = Look::of(screen.cell(row, from)?);
+        let mut run = Self { row, from, end: from, look, text: String::new() };
+        run.take(screen);
+        Some(run)
+    }
+
+    /// Takes the next cell in, if it looks the same.
+    fn take(&mut self, screen: &vt100::Screen) -> bool {
+        let Some(cell) = screen.cell(self.row, self.end) else {
+            self.end += 1;
+            return false;
+        };
+        if self.end > self.from && Look::of(cell) != self.look {
+            return false;
+        }
+        if !cell.is_wide_continuation() {
+            self.text.push_str(if cell.has_contents() { cell.contents() } else { " " });
+        }
+        self.end += 1;
+        true
+    }
+
+    fn draw(&self, out: &mut String, backdrop: &str) {
+        let Look { ink, paper, bold, dim, underline } = &self.look;
+        let (x, y) = (8.0 + f32::from(self.from) * WIDTH, 8.0 + f32::from(self.row) * HEIGHT);
+        let width = f32::from(self.end - self.from) * WIDTH;
+        if paper != backdrop {
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{HEIGHT}\" fill=\"{paper}\"/>",
+                width + 0.3
+            );
+        }
+        if *underline {
+            let y = y + 15.5;
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"1\" fill=\"{ink}\"/>"
+            );
+        }
+        let text = self.text.trim_end();
+        let blank = text.len() - text.trim_start().len();
+        let text = &text[blank..];
+        if text.is_empty() {
+            return;
+        }
+        // The blanks before it are of one byte and one column each.
+        let cells = self.text.trim_end().chars().map(unicode_width).sum::<u16>();
+        let cells = cells - u16::try_from(blank).unwrap_or(0);
+        let (x, y) = (x + f32::from(u16::try_from(blank).unwrap_or(0)) * WIDTH, y + 13.0);
+        let weight = if *bold { " font-weight=\"bold\"" } else { "" };
+        let dim = if *dim { " opacity=\"0.6\"" } else { "" };
+        let text = text.replace('&', "&amp;").replace('<', "&lt;");
+        let length = f32::from(cells) * WIDTH;
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" textLength=\"{length:.1}\" fill=\"{ink}\"{weight}{dim} \
+             xml:space=\"preserve\">{text}</text>"
+        );
+    }
+}
+
+/// Columns of a character.
+fn unicode_width(character: char) -> u16 {
+    vmdeck_ui::text::width(character.encode_utf8(&mut [0; 4]))
 }
 
 const BACKGROUND: &str = "#14161b";
