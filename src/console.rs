@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::{Engine, Error, Result};
+use vmdeck_ui::events::EventRing;
 use vmdeck_ui::{ConsoleOptions, KeysFile, ThemeChoice};
 
 use crate::cli::{Cli, OutputFormat, Theme};
@@ -32,7 +33,8 @@ fn open(cli: &Cli) -> Outcome {
     }
     let path = headless::data_path(cli)?;
     let data = DataDirectory::open(&path)?;
-    let _log = logging::start(&data)?;
+    let events = EventRing::default();
+    let _log = logging::start(&data, Some(events.clone()))?;
     let arguments = &cli.console;
     let options = ConsoleOptions {
         data_label: label(&path),
@@ -43,6 +45,7 @@ fn open(cli: &Cli) -> Outcome {
         keys: keys_file(cli)?,
         home: std::env::var_os("HOME").map(PathBuf::from),
         write_new: Some(write_new),
+        events: Some(events),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

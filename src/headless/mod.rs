@@ -69,7 +69,7 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
     };
     let path = data_path(&cli)?;
     let data = DataDirectory::open(&path)?;
-    let _log = logging::start(&data)?;
+    let _log = logging::start(&data, None)?;
     if matches!(command, Command::LanSwitch) {
         return lan_switch(data);
     }

@@ -66,6 +66,7 @@ pub enum Action {
     CancelOperation,
     RetryOperation,
     LogFilter,
+    LogLevel,
     SaveLog,
     ConsoleType,
     ConsoleSearch,
@@ -209,7 +210,8 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Console, Action::ConsoleNext, "console-next", "match below", "The next match further down", Looks, 0),
 
     row(Text, Action::LogFilter, "log-filter", "filter", "Show only the lines with these words, !word for those without", Looks, 3),
-    row(Text, Action::SaveLog, "save-log", "save", "Write the lines in sight of the filter into a file", Looks, 4),
+    row(Text, Action::LogLevel, "log-level", "level", "Only warnings, only errors, every detail, or as usual", Looks, 4),
+    row(Text, Action::SaveLog, "save-log", "save", "Write the lines that filter and level let through into a file", Looks, 5),
     row(Text, Action::Follow, "follow", "follow", "Keep the newest lines in sight", Looks, 1),
     row(Text, Action::Wrap, "wrap", "wrap", "Break long lines instead of cutting them", Looks, 2),
 
@@ -222,7 +224,7 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(List, Action::SortReverse, "sort-reverse", "reverse", "Sort the other way round", Looks, 0),
     row(List, Action::Yank, "yank", "copy", "Copy the name, id, address … to the clipboard", Looks, 24),
 
-    row(Global, Action::Down, "down", "down", "One row down; a number before it repeats it", Looks, 0),
+    row(Global, Action::Down, "down", "down", "One row down; a number before it repeats it, 0 before one that a view has: 012j", Looks, 0),
     row(Global, Action::Up, "up", "up", "One row up", Looks, 0),
     row(Global, Action::HalfPageDown, "half-page-down", "half page down", "Half a page down", Looks, 0),
     row(Global, Action::HalfPageUp, "half-page-up", "half page up", "Half a page up", Looks, 0),
@@ -239,7 +241,7 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Global, Action::ViewImages, "view-images", "images", "Images", Looks, 0),
     row(Global, Action::ViewKernels, "view-kernels", "kernels", "Kernels", Looks, 0),
     row(Global, Action::ViewOperations, "view-operations", "operations", "Operations, running and past, of every vmdeck here", Looks, 0),
-    row(Global, Action::ViewLog, "view-log", "log", "What happened since this console opened", Looks, 0),
+    row(Global, Action::ViewLog, "view-log", "log", "What happened since this console opened, and what the engine says of it", Looks, 0),
     row(Global, Action::Palette, "palette", "commands", "Run any action by its name", Looks, 32),
     row(Global, Action::Messages, "messages", "messages", "All messages since this console opened", Looks, 0),
     row(Global, Action::Doctor, "doctor", "host", "What this host can and cannot do, and the fix", Looks, 0),

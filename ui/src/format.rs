@@ -68,7 +68,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// How long something took, to be compared with its like: `7 ms`, `0.42 s`, `12.8 s`, `2 min 5 s`.
+/// How long something took, to be compared with its like: `7 ms`, `0.42 s`, `12.8 s`, `2m 5s`, `3h 5m`.
 #[derive(Clone, Copy, Debug)]
 pub struct Took(pub u64);
 
@@ -80,7 +80,8 @@ impl fmt::Display for Took {
             0..100 => write!(f, "{} ms", self.0),
             100..9_995 => write!(f, "{seconds:.2} s"),
             9_995..99_950 => write!(f, "{seconds:.1} s"),
-            _ => write!(f, "{} min {} s", self.0 / 60_000, self.0 % 60_000 / 1000),
+            99_950..3_600_000 => write!(f, "{}m {}s", self.0 / 60_000, self.0 % 60_000 / 1000),
+            _ => write!(f, "{}h {}m", self.0 / 3_600_000, self.0 % 3_600_000 / 60_000),
         }
     }
 }
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn durations_can_be_compared() {
-        for (milliseconds, text) in [(7, "7 ms"), (420, "0.42 s"), (12_840, "12.8 s"), (125_000, "2 min 5 s")]
+        for (milliseconds, text) in
+            [(7, "7 ms"), (420, "0.42 s"), (12_840, "12.8 s"), (125_000, "2m 5s"), (11_100_000, "3h 5m")]
         {
             assert_eq!(Took(milliseconds).to_string(), text);
         }

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod events;
 pub mod format;
 pub mod fuzzy;
 pub mod keymap;

@@ -11,13 +11,14 @@ use vmdeck_engine::doctor;
 use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
 use vmdeck_engine::image::{CatalogEntry, ExportImage, PromoteImage, PruneReport, RegisterImage};
-use vmdeck_engine::kernel::{ImportKernel, PullKernel};
+use vmdeck_engine::kernel::{CatalogItem, ImportKernel, PullKernel};
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::vm::record::Boot;
 use vmdeck_engine::vm::record::Vm;
-use vmdeck_engine::vm::{ChangeVm, CreateVm, HostUsage, VmFile};
+use vmdeck_engine::vm::{ChangeVm, CreateVm, HostUsage, VmFile, VmStats};
 
 use crate::keymap::Key;
+use crate::model::log::LogLine;
 use crate::options::ThemeChoice;
 
 /// Everything that can happen to the console.
@@ -39,10 +40,14 @@ pub enum Msg {
     Boots(VmId, Vec<Boot>),
     /// A command has ended.
     Outcome(Command, Result<String, ErrorReport>),
+    /// What would be cut short if the console ended now; asked for by [`Effect::AskToQuit`].
+    WouldEnd(Vec<String>),
     /// A machine has given the terminal back.
     HandoverEnded(Handover, Result<(), ErrorReport>),
     /// Short names of images that can be pulled.
     Catalog(Vec<CatalogEntry>),
+    /// Kernels there are to be had, and how they stand.
+    KernelCatalog(Vec<CatalogItem>),
     /// What freeing would free, to be asked about.
     PrunePreview {
         all: bool,
@@ -65,8 +70,12 @@ pub enum Msg {
     ConsoleDetached(VmId),
     /// What hypervisors use of the host.
     Usage(Vec<(VmId, HostUsage)>),
+    /// What a guest tells of itself.
+    Guest(VmId, Box<Result<VmStats, ErrorReport>>),
     Files(VmId, Vec<VmFile>),
     Space(DiskSpace, DiskUsage),
+    /// Lines of the program's own log.
+    Events(Vec<LogLine>),
     /// Something that the program's own log tells and the user should see.
     Notice(ErrorReport),
 }
@@ -91,6 +100,8 @@ pub struct HostFacts {
 #[derive(Clone, Debug)]
 pub enum Effect {
     Quit,
+    /// Tell what runs in this console and ends with it.
+    AskToQuit,
     Suspend,
     /// Paint the whole screen anew.
     Redraw,
@@ -102,6 +113,7 @@ pub enum Effect {
     LoadOperationLog(OperationId),
     LoadBoots(String, VmId),
     LoadCatalog,
+    LoadKernelCatalog,
     /// Tell what a machine's console prints until something else is asked for.
     WatchConsole(Box<Vm>),
     UnwatchConsole,
@@ -114,6 +126,8 @@ pub enum Effect {
     FullConsole(String),
     /// Look at what the hypervisors of these machines use.
     MeasureUsage(Vec<Vm>),
+    /// Ask the guest of the machine of this name.
+    MeasureGuest(String, VmId),
     LoadFiles(Box<Vm>),
     /// Look at what the data directory takes and what is free.
     MeasureSpace,

@@ -2,8 +2,10 @@
 
 pub mod ask;
 pub mod console;
+pub mod deck;
 pub mod filter;
 pub mod form;
+pub mod guest;
 pub mod input;
 pub mod list;
 pub mod log;
@@ -25,9 +27,8 @@ use vmdeck_engine::error::ErrorReport;
 use vmdeck_engine::identifier::{OperationId, VmId};
 use vmdeck_engine::image::CatalogEntry;
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::record::OperationState;
-use vmdeck_engine::snapshot::{OperationView, Snapshot};
+use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::VmFile;
 use vmdeck_engine::vm::record::{Boot, Vm, VmState};
 
@@ -38,6 +39,8 @@ use crate::message::HostFacts;
 use crate::options::ThemeChoice;
 use crate::theme::{Glyphs, Theme};
 use console::ConsolePane;
+use deck::{Deck, KernelRow};
+use guest::GuestReadings;
 use list::{ListCommand, ListState, Listed};
 use log::Log;
 use overlay::Overlay;
@@ -126,7 +129,7 @@ pub struct Model {
     pub data_label: String,
     /// Whether the engine has opened; before that nothing can be asked of it.
     pub engine_open: bool,
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Deck,
     pub host: HostFacts,
     pub doctor: Option<Result<doctor::Report, ErrorReport>>,
     pub view: View,
@@ -138,6 +141,8 @@ pub struct Model {
     pub console: Option<ConsolePane>,
     /// What hypervisors use, by machine.
     pub usage: Usages,
+    /// What the guest of the machine in sight tells.
+    pub guest: GuestReadings,
     /// Files of the machine whose disks are shown.
     pub files: Option<(VmId, Vec<VmFile>)>,
     /// Room on the disk and what the data directory takes.
@@ -163,6 +168,8 @@ pub struct Model {
     pub boots: Option<(VmId, Vec<Boot>)>,
     /// Short names of images that can be pulled.
     pub catalog: Vec<CatalogEntry>,
+    /// Whether the engine was asked for the catalog of kernels since those here changed.
+    pub kernel_catalog_asked: bool,
     /// The user's home, for paths that begin with `~`.
     pub home: Option<PathBuf>,
     /// Palette lines run before, newest first.
@@ -189,7 +196,7 @@ impl Model {
             mouse: true,
             data_label: String::new(),
             engine_open: false,
-            snapshot: Arc::default(),
+            snapshot: Deck::default(),
             host: HostFacts::default(),
             doctor: None,
             view: View::Vms,
@@ -198,6 +205,7 @@ impl Model {
             zoom: false,
             console: None,
             usage: Usages::default(),
+            guest: GuestReadings::default(),
             files: None,
             space: None,
             space_asked_at: 0,
@@ -215,6 +223,7 @@ impl Model {
             operation_log: None,
             boots: None,
             catalog: Vec::new(),
+            kernel_catalog_asked: false,
             home: None,
             palette_history: VecDeque::new(),
         }
@@ -255,7 +264,7 @@ impl Model {
         match view {
             View::Vms => vms.obey::<Vm>(snapshot, command),
             View::Images => images.obey::<Image>(snapshot, command),
-            View::Kernels => kernels.obey::<Kernel>(snapshot, command),
+            View::Kernels => kernels.obey::<KernelRow>(snapshot, command),
             View::Operations => operations.obey::<OperationView>(snapshot, command),
             View::Log => {}
         }
@@ -266,7 +275,7 @@ impl Model {
         match self.view {
             View::Vms => self.selected_vm().map(Listed::name),
             View::Images => self.selected_image().map(Listed::name),
-            View::Kernels => self.kernels.current::<Kernel>(&self.snapshot).map(Listed::name),
+            View::Kernels => self.selected_kernel().map(Listed::name),
             View::Operations => self.operations.current::<OperationView>(&self.snapshot).map(Listed::name),
             View::Log => None,
         }
@@ -278,6 +287,10 @@ impl Model {
 
     pub fn selected_image(&self) -> Option<&Image> {
         self.images.current(&self.snapshot)
+    }
+
+    pub fn selected_kernel(&self) -> Option<&KernelRow> {
+        self.kernels.current(&self.snapshot)
     }
 
     /// Where a key is looked up, the most specific scope first.

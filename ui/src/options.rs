@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::events::EventRing;
+
 /// Writes a text into a file that must not be there yet.
 pub type WriteNew = fn(&Path, &str) -> io::Result<()>;
 
@@ -24,6 +26,8 @@ pub struct ConsoleOptions {
     pub home: Option<PathBuf>,
     /// Writes a file that must not be there yet; the console itself opens none.
     pub write_new: Option<WriteNew>,
+    /// Where the program's own log puts its lines for the console to show.
+    pub events: Option<EventRing>,
 }
 
 /// Colours of the console.

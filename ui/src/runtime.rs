@@ -23,9 +23,10 @@ use tokio::sync::{mpsc, watch};
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::{Engine, Error, Result, clock};
 
+use crate::events::EventRing;
 use crate::keymap::{Key, Keymap};
 use crate::message::{Effect, Handover, HostFacts, Msg};
-use crate::model::Model;
+use crate::model::{Model, View};
 use crate::options::{ConsoleOptions, KeysFile};
 use crate::screen::Screen;
 use crate::terminal::{self, TerminalGuard, Typed, watch_for_hangup};
@@ -98,7 +99,7 @@ where
     let outcome = local.block_on(async {
         let guard = TerminalGuard::take(model.mouse)
             .map_err(|error| Error::io("cannot drive the terminal", error))?;
-        let mut console = Console::new(model, guard, link, inbox)?;
+        let mut console = Console::new(model, guard, link, inbox, options.events)?;
         let ending = console.run().await;
         drop(console.guard);
         let patience = match ending {
@@ -139,6 +140,8 @@ struct Console {
     events: Option<EventStream>,
     signals: Signals,
     snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
+    /// The program's own log.
+    log: Option<EventRing>,
     painted_at: Option<Instant>,
     /// When the next frame is due.
     due: Option<Instant>,
@@ -148,7 +151,13 @@ struct Console {
 }
 
 impl Console {
-    fn new(model: Model, guard: TerminalGuard, link: Link, inbox: mpsc::Receiver<Msg>) -> Result<Self> {
+    fn new(
+        model: Model,
+        guard: TerminalGuard,
+        link: Link,
+        inbox: mpsc::Receiver<Msg>,
+        log: Option<EventRing>,
+    ) -> Result<Self> {
         let signals = Signals::new().map_err(|error| Error::io("cannot listen to signals", error))?;
         let hangup = signals.sender();
         let watch = watch_for_hangup(move || hangup.tell(Signal::End(nix::libc::SIGHUP)), AFTER_HANGUP)
@@ -165,6 +174,7 @@ impl Console {
             events: None,
             signals,
             snapshots: None,
+            log,
             painted_at: None,
             due: None,
             ending: None,
@@ -214,6 +224,12 @@ impl Console {
                 None => std::future::pending().await,
             }
         };
+        let events = async {
+            match &self.log {
+                Some(events) => events.filled().await,
+                None => std::future::pending().await,
+            }
+        };
         let deadline = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -239,6 +255,13 @@ impl Console {
                     self.want(Urgency::Change);
                 }
                 _ => self.snapshots = None,
+            },
+            () = events => if let Some(events) = &self.log {
+                let lines = events.take();
+                self.take_in(Msg::Events(lines));
+                if self.model.view == View::Log {
+                    self.want(Urgency::Change);
+                }
             },
             message = self.inbox.recv() => {
                 let mut message = message;
@@ -326,6 +349,7 @@ impl Console {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Quit => self.ending = Some(Ending::Quit),
+            Effect::AskToQuit => self.take_in(Msg::WouldEnd(self.link.running())),
             Effect::Suspend => self.suspend(),
             Effect::Redraw => {
                 self.screen.invalidate();
@@ -389,7 +413,7 @@ impl Console {
         self.events = None;
         // What was typed after the key that asked for this is the machine's already.
         let typed = attach::typed_ahead();
-        self.guard.release();
+        self.guard.lend();
         let size = (self.model.width, self.model.height);
         // On the engine's runtime, as all that the engine is asked for.
         let mut task = self.link.runtime().spawn(attach::hand_over(engine, handover.clone(), size, typed));
@@ -399,7 +423,7 @@ impl Console {
                     Err(Error::failed("the shell ended by an internal error").with_source(error))
                 }),
                 signal = self.signals.next() => if let Signal::End(number) = signal {
-                    let _ = crossterm::terminal::disable_raw_mode();
+                    terminal::restore();
                     self.ending = Some(Ending::Signal(number));
                     task.abort();
                     let _ = task.await;

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Whether the terminal is ours at this moment.
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Whether the screen is ours at this moment, and whether the terminal is in raw mode.
+static SCREEN: AtomicBool = AtomicBool::new(false);
+static RAW: AtomicBool = AtomicBool::new(false);
 
 /// Alternate screen, focus events, bracketed paste, hidden cursor (xterm, ctlseqs: DECSET).
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?1004h\x1b[?2004h\x1b[?25l\x1b[2J\x1b[H";
@@ -47,12 +48,18 @@ impl TerminalGuard {
         Ok(Self { mouse })
     }
 
-    /// Gives the terminal back for a while, to a child or to the shell of a suspended program.
+    /// Gives the terminal back for a while, to the shell of a suspended program.
     pub fn release(&self) {
         restore();
     }
 
-    /// Takes it again after [`Self::release`].
+    /// Gives the screen away and keeps the raw mode, for a machine that gets every byte: what is typed
+    /// in between must not be taken for the end of a line or a signal.
+    pub fn lend(&self) {
+        give_screen_back();
+    }
+
+    /// Takes it again after [`Self::release`] or [`Self::lend`].
     pub fn retake(&self, typed: Typed) -> io::Result<()> {
         if typed == Typed::ThrownAway {
             let _ = nix::sys::termios::tcflush(io::stdin(), nix::sys::termios::FlushArg::TCIFLUSH);
@@ -74,22 +81,29 @@ impl Drop for TerminalGuard {
 
 fn enter(mouse: bool) -> io::Result<()> {
     crossterm::terminal::enable_raw_mode()?;
-    TAKEN.store(true, Ordering::SeqCst);
+    RAW.store(true, Ordering::SeqCst);
+    SCREEN.store(true, Ordering::SeqCst);
     write_out(ENTER)?;
     if mouse { write_out(MOUSE_ON) } else { Ok(()) }
 }
 
 /// Gives the terminal back. Does nothing when it is not taken; never fails, never panics.
 pub fn restore() {
-    if TAKEN.swap(false, Ordering::SeqCst) {
-        let _ = write_out(LEAVE);
+    give_screen_back();
+    if RAW.swap(false, Ordering::SeqCst) {
         let _ = crossterm::terminal::disable_raw_mode();
     }
 }
 
-/// Whether the console has the terminal now.
+fn give_screen_back() {
+    if SCREEN.swap(false, Ordering::SeqCst) {
+        let _ = write_out(LEAVE);
+    }
+}
+
+/// Whether the console has the screen now.
 pub fn is_taken() -> bool {
-    TAKEN.load(Ordering::SeqCst)
+    SCREEN.load(Ordering::SeqCst)
 }
 
 fn write_out(bytes: &[u8]) -> io::Result<()> {

@@ -59,6 +59,22 @@ pub fn width(text: &str) -> u16 {
     })
 }
 
+/// The longest end of a text that takes at most so many columns.
+pub fn tail(text: &str, columns: u16) -> &str {
+    let mut from = 0;
+    let mut rest = width(text);
+    for (at, character) in text.char_indices() {
+        if rest <= columns {
+            break;
+        }
+        if let Shown::Cell(_, width) = shown(character) {
+            rest -= width;
+        }
+        from = at + character.len_utf8();
+    }
+    &text[from..]
+}
+
 /// A copy that is safe to hand to the terminal by other ways than the painter: the clipboard's
 /// paste, or standard error after the console has ended.
 pub fn clean(text: &str) -> String {

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::error::{ErrorKind, ErrorReport};
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::snapshot::{OperationView, Snapshot};
-use vmdeck_engine::vm::record::Vm;
+use vmdeck_engine::vm::record::{Vm, VmState};
 
 use crate::layout::layout;
 use crate::message::{Command, Effect, Handover, Msg};
+use crate::model::deck::KernelRow;
 use crate::model::list::ListCommand;
 use crate::model::log::LogLine;
 use crate::model::overlay::Overlay;
@@ -54,9 +54,11 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::Snapshot(snapshot) => take_snapshot(model, snapshot),
         Msg::Host(host) => model.host = host,
         Msg::Doctor(report) => model.doctor = Some(report),
+        Msg::Events(lines) => lines.into_iter().for_each(|line| model.log.add(line)),
         Msg::OperationLog(id, lines) => model.operation_log = Some((id, lines)),
         Msg::Boots(id, boots) => model.boots = Some((id, boots)),
         Msg::Outcome(command, result) => outcome(model, &command, result),
+        Msg::WouldEnd(running) => questions::quit(model, running, &mut effects),
         Msg::HandoverEnded(handover, result) => {
             let (what, name) = match handover {
                 Handover::Shell(name) => ("shell in", name),
@@ -71,9 +73,14 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::ConsoleAttached { vm, result } => console::attached(model, &vm, result),
         Msg::ConsoleDetached(vm) => console::detached(model, &vm),
         Msg::Usage(seen) => model.usage.take(seen),
+        Msg::Guest(vm, reading) => model.guest.take(&vm, *reading),
         Msg::Files(id, files) => model.files = Some((id, files)),
         Msg::Space(space, usage) => model.space = Some((space, usage)),
         Msg::Catalog(catalog) => model.catalog = catalog,
+        Msg::KernelCatalog(catalog) => {
+            model.snapshot.take_kernel_catalog(catalog);
+            model.kernels.refresh::<KernelRow>(&model.snapshot);
+        }
         Msg::PrunePreview { all, report } => match report {
             Ok(report) => questions::prune(model, all, &report),
             Err(error) => fail(model, "prune", error),
@@ -108,7 +115,7 @@ fn settle(model: &mut Model) {
 }
 
 fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
-    let old = std::mem::replace(&mut model.snapshot, snapshot);
+    let old = model.snapshot.take(snapshot);
     model.log.compare(model.now, &old, &model.snapshot);
     let Model { snapshot, vms, images, kernels, operations, .. } = model;
     let first = old.generation == 0;
@@ -119,7 +126,8 @@ fn take_snapshot(model: &mut Model, snapshot: Arc<Snapshot>) {
         images.refresh::<Image>(snapshot);
     }
     if first || !Arc::ptr_eq(&old.kernels, &snapshot.kernels) {
-        kernels.refresh::<Kernel>(snapshot);
+        kernels.refresh::<KernelRow>(snapshot);
+        model.kernel_catalog_asked = false;
     }
     if first || !Arc::ptr_eq(&old.operations, &snapshot.operations) {
         operations.refresh::<OperationView>(snapshot);
@@ -165,6 +173,14 @@ fn measure(model: &mut Model, effects: &mut Vec<Effect>) {
             effects.push(Effect::MeasureUsage(running));
         }
     }
+    if model.view == View::Vms && model.vm_tab == VmTab::Stats && layout(model).detail.is_some() {
+        let vm = model.vms.current::<Vm>(&model.snapshot).filter(|vm| vm.state == VmState::Running);
+        if let Some(vm) = vm
+            && model.guest.ask(now, &vm.id)
+        {
+            effects.push(Effect::MeasureGuest(vm.name.clone(), vm.id.clone()));
+        }
+    }
     // With every change, and not more often than this; nothing changes on a quiet deck.
     if model.space_asked_at == 0 || now - model.space_asked_at >= SPACE_PERIOD {
         model.space_asked_at = now;
@@ -174,6 +190,10 @@ fn measure(model: &mut Model, effects: &mut Vec<Effect>) {
 
 /// Asks for what the details show and the snapshot does not hold.
 fn load_details(model: &mut Model, effects: &mut Vec<Effect>) {
+    if model.engine_open && model.view == View::Kernels && !model.kernel_catalog_asked {
+        model.kernel_catalog_asked = true;
+        effects.push(Effect::LoadKernelCatalog);
+    }
     if !model.engine_open || layout(model).detail.is_none() {
         return;
     }

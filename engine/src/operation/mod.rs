@@ -151,6 +151,13 @@ impl Operations {
         self.shared.local().get(id).map(|operation| Arc::clone(&operation.inner.progress))
     }
 
+    /// The operations of this process that have not ended, by what they are about.
+    pub fn running_here(&self) -> Vec<Operation> {
+        let mut running: Vec<Operation> = self.shared.local().values().cloned().collect();
+        running.sort_by(|left, right| left.target().cmp(right.target()));
+        running
+    }
+
     /// All that ran or runs, newest first, at most `limit`.
     pub async fn list(&self, limit: usize) -> Result<Vec<OperationRecord>> {
         self.shared.store.read(move |connection| store::operations::list(connection, limit)).await

@@ -4,6 +4,7 @@ use std::fmt;
 
 use vmdeck_engine::identifier::VmId;
 use vmdeck_engine::image::CatalogEntry;
+use vmdeck_engine::kernel::CatalogItem;
 use vmdeck_engine::vm::record::Vm;
 
 use super::form::ports_text;
@@ -127,8 +128,9 @@ impl Ask {
         Self::new(AskKind::ExportImage(image.to_owned()), vec![file, format])
     }
 
-    pub fn pull_kernel() -> Self {
-        let source = AskField::text("Source", vmdeck_engine::kernel::DEFAULT_SOURCE, "apt:PACKAGE");
+    /// `source`: a name of the catalog, or whatever a pull takes.
+    pub fn pull_kernel(source: &str) -> Self {
+        let source = AskField::text("Source", source, "a name of the catalog, apt:PACKAGE, a URL …");
         Self::new(AskKind::PullKernel, vec![source, AskField::text("Name", "", "its release")])
     }
 
@@ -198,7 +200,10 @@ impl Ask {
             AskKind::PromoteImage(_) => &["The files are copied into vmdeck's data; yours stay untouched."],
             AskKind::PromoteVm(_) => &["Its disks are copied into a new image; the machine stays as it is."],
             AskKind::ExportImage(_) => &["A file that is there already is never written over."],
-            AskKind::PullKernel => &["apt:PACKAGE    the newest of a package of this host's archive"],
+            AskKind::PullKernel => &[
+                "apt:PACKAGE    the newest of a package of this host's archive",
+                "a name of the catalog, as the list of kernels shows it",
+            ],
             AskKind::ImportKernel => &["Left empty, the newest kernel in this host's /boot is taken."],
             AskKind::EditVm(_) => &["Ports change at once, the rest at the next start. Disks only grow."],
             AskKind::SaveLog => &["The lines that are in sight of the filter, the oldest first."],
@@ -227,12 +232,17 @@ impl Ask {
         self.suggestion = None;
     }
 
+    /// Whether the field with the focus offers a few to choose from.
+    pub fn offers_few(&self) -> bool {
+        self.fields.get(self.focus).is_some_and(|field| matches!(field.entry, Entry::Choice { .. }))
+    }
+
     /// Steps through the choices of a field that has such.
-    pub fn step(&mut self, by: isize) -> bool {
+    pub fn step(&mut self, by: isize) {
         let Some(Entry::Choice { options, at }) =
             self.fields.get_mut(self.focus).map(|field| &mut field.entry)
         else {
-            return false;
+            return;
         };
         *at = (*at + options.len()).saturating_add_signed(by) % options.len().max(1);
         if let AskKind::ExportImage(image) = &self.kind {
@@ -245,12 +255,6 @@ impl Ask {
                 file.set(to);
             }
         }
-        true
-    }
-
-    /// Whether the field with the focus is one that the catalog of images helps with.
-    pub fn suggests(&self) -> bool {
-        self.kind == AskKind::PullImage && self.focus == 0
     }
 }
 
@@ -285,4 +289,10 @@ pub fn suggestions<'a>(all: impl Iterator<Item = Suggestion<'a>>, typed: &str) -
 /// The catalog's entries as suggestions.
 pub fn of_catalog(catalog: &[CatalogEntry]) -> impl Iterator<Item = Suggestion<'_>> {
     catalog.iter().map(|entry| Suggestion { name: &entry.name, detail: &entry.description })
+}
+
+/// The kernel catalog's entries as suggestions.
+pub fn of_kernels(catalog: &[CatalogItem]) -> impl Iterator<Item = Suggestion<'_>> {
+    let entries = catalog.iter().map(|item| &item.entry);
+    entries.map(|entry| Suggestion { name: &entry.name, detail: &entry.note })
 }

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use vmdeck_engine::snapshot::Snapshot;
-
+use super::deck::Deck;
 use super::filter::Filter;
 use super::input::TextInput;
 
@@ -17,7 +16,7 @@ pub trait Listed: Sized + 'static {
     /// Whether news come at its head, where a cursor that was not moved waits for them.
     const GROWS_AT_HEAD: bool = false;
 
-    fn rows(snapshot: &Snapshot) -> &[Self];
+    fn rows(deck: &Deck) -> &[Self];
 
     /// What tells the row from all others for as long as it exists.
     fn key(&self) -> &str;
@@ -42,7 +41,7 @@ pub struct SortColumn<T> {
 /// State of one list.
 #[derive(Clone, Debug, Default)]
 pub struct ListState {
-    /// Indexes into the snapshot's rows, filtered and sorted.
+    /// Indexes into the deck's rows, filtered and sorted.
     pub rows: Vec<u32>,
     /// How many rows there are without the filter.
     pub total: usize,
@@ -75,13 +74,13 @@ pub enum ListCommand {
 }
 
 impl ListState {
-    pub fn obey<T: Listed>(&mut self, snapshot: &Snapshot, command: ListCommand) {
+    pub fn obey<T: Listed>(&mut self, deck: &Deck, command: ListCommand) {
         match command {
-            ListCommand::Refresh => self.refresh::<T>(snapshot),
-            ListCommand::MoveTo(at) => self.move_to::<T>(snapshot, at),
-            ListCommand::ToggleMark => self.toggle_mark::<T>(snapshot),
-            ListCommand::MarkRange => self.mark_range::<T>(snapshot),
-            ListCommand::InvertMarks => self.invert_marks::<T>(snapshot),
+            ListCommand::Refresh => self.refresh::<T>(deck),
+            ListCommand::MoveTo(at) => self.move_to::<T>(deck, at),
+            ListCommand::ToggleMark => self.toggle_mark::<T>(deck),
+            ListCommand::MarkRange => self.mark_range::<T>(deck),
+            ListCommand::InvertMarks => self.invert_marks::<T>(deck),
         }
     }
 
@@ -91,8 +90,8 @@ impl ListState {
     }
 
     /// Makes the rows anew after the snapshot, the filter or the order changed.
-    pub fn refresh<T: Listed>(&mut self, snapshot: &Snapshot) {
-        let all = T::rows(snapshot);
+    pub fn refresh<T: Listed>(&mut self, deck: &Deck) {
+        let all = T::rows(deck);
         self.total = all.len();
         self.rows.clear();
         let matching = all.iter().enumerate().filter(|(_, row)| self.filter.matches(*row));
@@ -115,35 +114,35 @@ impl ListState {
             selected.and_then(|key| self.rows.iter().position(|&index| all[index as usize].key() == key));
         self.cursor = kept.unwrap_or(self.cursor).min(self.rows.len().saturating_sub(1));
         self.range_from = self.range_from.filter(|&from| from < self.rows.len());
-        self.remember::<T>(snapshot);
+        self.remember::<T>(deck);
     }
 
     /// The row under the cursor.
-    pub fn current<'a, T: Listed>(&self, snapshot: &'a Snapshot) -> Option<&'a T> {
-        self.row(snapshot, self.cursor)
+    pub fn current<'a, T: Listed>(&self, deck: &'a Deck) -> Option<&'a T> {
+        self.row(deck, self.cursor)
     }
 
     /// The row at a place in the list.
-    pub fn row<'a, T: Listed>(&self, snapshot: &'a Snapshot, at: usize) -> Option<&'a T> {
-        T::rows(snapshot).get(*self.rows.get(at)? as usize)
+    pub fn row<'a, T: Listed>(&self, deck: &'a Deck, at: usize) -> Option<&'a T> {
+        T::rows(deck).get(*self.rows.get(at)? as usize)
     }
 
     /// The marked rows, else the one under the cursor: what an action is about.
-    pub fn targets<'a, T: Listed>(&self, snapshot: &'a Snapshot) -> Vec<&'a T> {
+    pub fn targets<'a, T: Listed>(&self, deck: &'a Deck) -> Vec<&'a T> {
         if self.marks.is_empty() {
-            return self.current(snapshot).into_iter().collect();
+            return self.current(deck).into_iter().collect();
         }
-        let rows = self.rows.iter().filter_map(|&index| T::rows(snapshot).get(index as usize));
+        let rows = self.rows.iter().filter_map(|&index| T::rows(deck).get(index as usize));
         rows.filter(|row| self.marks.contains(row.key())).collect()
     }
 
-    pub fn move_to<T: Listed>(&mut self, snapshot: &Snapshot, at: usize) {
+    pub fn move_to<T: Listed>(&mut self, deck: &Deck, at: usize) {
         self.cursor = at.min(self.rows.len().saturating_sub(1));
-        self.remember::<T>(snapshot);
+        self.remember::<T>(deck);
     }
 
-    fn remember<T: Listed>(&mut self, snapshot: &Snapshot) {
-        self.selected = self.current::<T>(snapshot).map(|row| row.key().to_owned());
+    fn remember<T: Listed>(&mut self, deck: &Deck) {
+        self.selected = self.current::<T>(deck).map(|row| row.key().to_owned());
     }
 
     /// Scrolls so that the cursor is among `height` rows in sight.
@@ -153,8 +152,8 @@ impl ListState {
         self.offset = self.offset.min(last).min(self.cursor).max((self.cursor + 1).saturating_sub(height));
     }
 
-    pub fn toggle_mark<T: Listed>(&mut self, snapshot: &Snapshot) {
-        if let Some(row) = self.current::<T>(snapshot)
+    pub fn toggle_mark<T: Listed>(&mut self, deck: &Deck) {
+        if let Some(row) = self.current::<T>(deck)
             && !self.marks.remove(row.key())
         {
             self.marks.insert(row.key().to_owned());
@@ -162,12 +161,12 @@ impl ListState {
     }
 
     /// Marks from where the range began to the cursor.
-    pub fn mark_range<T: Listed>(&mut self, snapshot: &Snapshot) {
+    pub fn mark_range<T: Listed>(&mut self, deck: &Deck) {
         match self.range_from.take() {
             None => self.range_from = Some(self.cursor),
             Some(from) => {
                 for at in from.min(self.cursor)..=from.max(self.cursor) {
-                    if let Some(row) = self.row::<T>(snapshot, at) {
+                    if let Some(row) = self.row::<T>(deck, at) {
                         self.marks.insert(row.key().to_owned());
                     }
                 }
@@ -175,8 +174,8 @@ impl ListState {
         }
     }
 
-    pub fn invert_marks<T: Listed>(&mut self, snapshot: &Snapshot) {
-        let shown = self.rows.iter().filter_map(|&index| T::rows(snapshot).get(index as usize));
+    pub fn invert_marks<T: Listed>(&mut self, deck: &Deck) {
+        let shown = self.rows.iter().filter_map(|&index| T::rows(deck).get(index as usize));
         let unmarked = shown.filter(|row| !self.marks.contains(row.key()));
         self.marks = unmarked.map(|row| row.key().to_owned()).collect();
     }

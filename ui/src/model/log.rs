@@ -1,5 +1,6 @@
-//! The console's own log: what changed while it was open, read off the differences of the snapshots,
-//! so that it tells of every process's doings and not only of its own.
+//! The console's log: what changed while it was open, read off the differences of the snapshots, so
+//! that it tells of every process's doings and not only of its own; and between that, what this
+//! program's own log says.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -19,11 +20,15 @@ use crate::text::clean;
 /// Lines kept.
 const KEPT: usize = 5000;
 
+/// A line is put before so many others at most.
+const LATE: usize = 200;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     pub at: Milliseconds,
     pub level: Level,
-    /// What it is about: the name of a machine, image, … or of an operation's kind.
+    /// What it is about: the name of a machine, image, … or of an operation's kind; of the program's
+    /// own log, the part of the program that says it.
     pub source: String,
     pub text: String,
 }
@@ -36,6 +41,8 @@ pub struct Log {
     pub first: usize,
     pub follow: bool,
     pub wrap: bool,
+    /// Lines below this level are left out.
+    pub least: Level,
     /// Words that lines must have, `!word` for those they must not.
     pub filter: String,
     /// The filter while it is typed.
@@ -51,6 +58,7 @@ impl Default for Log {
             first: 0,
             follow: true,
             wrap: false,
+            least: Level::Information,
             filter: String::new(),
             filter_input: None,
             offset: 0,
@@ -74,12 +82,32 @@ impl Log {
     /// The lines that the filter lets through.
     pub fn matching(&self) -> impl DoubleEndedIterator<Item = &LogLine> {
         let words: Vec<String> = self.filter.to_lowercase().split_whitespace().map(str::to_owned).collect();
-        self.lines.iter().filter(move |line| line.matches(&words))
+        self.lines.iter().filter(move |line| line.level >= self.least && line.matches(&words))
+    }
+
+    /// From which level on lines are shown, as a user calls it.
+    pub fn level(&self) -> &'static str {
+        match self.least {
+            Level::Detail => "every detail",
+            Level::Information | Level::Success => "info and up",
+            Level::Warning => "warnings and errors",
+            Level::Error => "errors only",
+        }
+    }
+
+    /// To the next level.
+    pub fn step_level(&mut self) {
+        self.least = match self.least {
+            Level::Information | Level::Success => Level::Warning,
+            Level::Warning => Level::Error,
+            Level::Error => Level::Detail,
+            Level::Detail => Level::Information,
+        };
     }
 
     /// How many those are.
     pub fn count(&self) -> usize {
-        if self.filter.is_empty() { self.lines.len() } else { self.matching().count() }
+        self.matching().count()
     }
 
     /// The lines that the filter lets through, as a text file.
@@ -97,13 +125,15 @@ impl Log {
         text
     }
 
+    /// Adds a line where its time puts it: what another process did may be heard of late.
     pub fn add(&mut self, line: LogLine) {
         if self.lines.len() == KEPT {
             self.lines.pop_front();
             self.first += 1;
             self.offset = self.offset.saturating_sub(1);
         }
-        self.lines.push_back(line);
+        let later = self.lines.iter().rev().take(LATE).take_while(|other| other.at > line.at).count();
+        self.lines.insert(self.lines.len() - later, line);
     }
 
     /// Adds a line for each thing that differs between two pictures.

@@ -36,6 +36,14 @@ pub struct Palette {
     pub back: usize,
 }
 
+impl Palette {
+    /// The row that is asked for, where a number is typed.
+    pub fn row(&self) -> Option<u32> {
+        let typed = self.input.text().trim();
+        typed.parse().ok().filter(|_| typed.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
 /// A question before something is taken away.
 #[derive(Clone, Debug)]
 pub struct Confirm {

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::record::OperationState;
-use vmdeck_engine::snapshot::{OperationView, Snapshot};
+use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::{NetworkMode, Vm, VmState};
 
+use super::deck::Deck;
 use super::list::{Listed, SortColumn};
 
 impl Listed for Vm {
@@ -33,8 +33,8 @@ impl Listed for Vm {
         SortColumn { name: "created", compare: |left, right| right.created_at.cmp(&left.created_at) },
     ];
 
-    fn rows(snapshot: &Snapshot) -> &[Self] {
-        &snapshot.vms
+    fn rows(deck: &Deck) -> &[Self] {
+        &deck.vms
     }
 
     fn key(&self) -> &str {
@@ -71,8 +71,8 @@ impl Listed for Image {
         SortColumn { name: "reference", compare: |left, right| left.reference.cmp(&right.reference) },
     ];
 
-    fn rows(snapshot: &Snapshot) -> &[Self] {
-        &snapshot.images
+    fn rows(deck: &Deck) -> &[Self] {
+        &deck.images
     }
 
     fn key(&self) -> &str {
@@ -95,40 +95,6 @@ impl Listed for Image {
             "arch" => self.architecture.as_deref().unwrap_or_default().into(),
             "id" => self.id.as_str().into(),
             "managed" => if self.managed { "yes" } else { "no" }.into(),
-            _ => return None,
-        })
-    }
-}
-
-impl Listed for Kernel {
-    const SORTS: &'static [SortColumn<Self>] = &[
-        SortColumn { name: "created", compare: |left, right| right.created_at.cmp(&left.created_at) },
-        SortColumn { name: "name", compare: |left, right| natural(&left.name, &right.name) },
-        SortColumn { name: "release", compare: |left, right| natural(&left.release, &right.release) },
-    ];
-
-    fn rows(snapshot: &Snapshot) -> &[Self] {
-        &snapshot.kernels
-    }
-
-    fn key(&self) -> &str {
-        &self.name
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn texts(&self) -> impl Iterator<Item = &str> {
-        [self.release.as_str(), self.source.as_str()].into_iter()
-    }
-
-    fn term(&self, key: &str) -> Option<Cow<'_, str>> {
-        Some(match key {
-            "name" => self.name.as_str().into(),
-            "release" => self.release.as_str().into(),
-            "source" => self.source.as_str().into(),
-            "arch" => self.architecture.as_str().into(),
             _ => return None,
         })
     }
@@ -163,8 +129,8 @@ impl Listed for OperationView {
         },
     ];
 
-    fn rows(snapshot: &Snapshot) -> &[Self] {
-        &snapshot.operations
+    fn rows(deck: &Deck) -> &[Self] {
+        &deck.operations
     }
 
     fn key(&self) -> &str {
@@ -219,7 +185,7 @@ fn started_at(vm: &Vm) -> i64 {
 }
 
 /// Order of names as people expect it: numbers in them by their value, `vm-9` before `vm-10`.
-fn natural(left: &str, right: &str) -> Ordering {
+pub(super) fn natural(left: &str, right: &str) -> Ordering {
     let (mut left_rest, mut right_rest) = (left.as_bytes(), right.as_bytes());
     loop {
         match (left_rest.first(), right_rest.first()) {

@@ -14,8 +14,10 @@ pub const ERROR_SHOWN_FOR: Milliseconds = 8000;
 const SHOWN: usize = 3;
 const KEPT: usize = 500;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// What matters only when something is odd.
+    Detail,
     Information,
     Success,
     Warning,
@@ -25,6 +27,7 @@ pub enum Level {
 impl Level {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Detail => "detail",
             Self::Information => "info",
             Self::Success => "done",
             Self::Warning => "warning",

@@ -48,7 +48,7 @@ pub(super) fn typed_ahead() -> Vec<u8> {
     typed
 }
 
-/// Gives a machine the terminal, which has been released: it is in its ordinary mode.
+/// Gives a machine the terminal, which has been lent: it is in raw mode, its screen the shell's.
 pub(super) async fn hand_over(
     engine: Engine,
     handover: Handover,
@@ -60,14 +60,10 @@ pub(super) async fn hand_over(
         Handover::Console(name) => ("console of", name),
     };
     say(&format!("vmdeck: {what} {}; ctrl-] comes back to the list\r\n", crate::text::clean(name)));
-    crossterm::terminal::enable_raw_mode().map_err(|error| Error::io("cannot drive the terminal", error))?;
-    // A guard, so that no way out of here leaves the raw mode on.
-    let raw = RawMode;
     let result = match &handover {
         Handover::Shell(name) => Box::pin(shell(&engine, name, size, typed)).await,
         Handover::Console(name) => Box::pin(console(&engine, name, typed)).await,
     };
-    drop(raw);
     // Whatever modes the guest's programs left on: colours, cursor, paste, mouse, alternate screen.
     say(
         "\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1l\x1b>\x1b[?1049l\r\n",
@@ -148,14 +144,6 @@ fn write_out(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("cannot write to the terminal", error))
-}
-
-struct RawMode;
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        let _ = crossterm::terminal::disable_raw_mode();
-    }
 }
 
 fn say(text: &str) {

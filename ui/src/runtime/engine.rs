@@ -1,6 +1,7 @@
 //! The console's end of the engine: services are called on the worker runtime, what comes of it is
 //! told as messages.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::image::{PruneImages, PullImage};
+use vmdeck_engine::operation::Operation;
+use vmdeck_engine::vm::record::{Boot, Vm};
 use vmdeck_engine::vm::{Changed, StopOutcome, TakesEffect};
 use vmdeck_engine::{Engine, Error, Result, doctor};
 
@@ -27,6 +30,10 @@ pub(super) struct Link {
     opening: Arc<Mutex<Option<Result<Engine>>>>,
     engine: Option<Engine>,
     write_new: Option<WriteNew>,
+    /// Guards the commands that have not ended, by number; held to add, take out or copy them.
+    commands: Arc<Mutex<BTreeMap<u64, Command>>>,
+    /// Number of the next command.
+    next: u64,
     /// The console in sight.
     console: Option<Watcher>,
 }
@@ -50,7 +57,8 @@ impl Link {
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
             let _ = sender.send(Msg::EngineOpened).await;
         });
-        Self { runtime, messages, opening, engine: None, write_new, console: None }
+        let commands = Arc::default();
+        Self { runtime, messages, opening, engine: None, write_new, commands, next: 0, console: None }
     }
 
     /// What became of opening, once.
@@ -68,6 +76,21 @@ impl Link {
 
     pub(super) fn engine(&self) -> Result<&Engine> {
         self.engine.as_ref().ok_or_else(|| Error::failed("the engine is still opening"))
+    }
+
+    /// What runs in this console now and would end with it, as the engine itself says; the picture
+    /// that is painted is always a moment behind.
+    pub(super) fn running(&self) -> Vec<String> {
+        let Some(engine) = &self.engine else { return Vec::new() };
+        let operations = engine.operations().running_here();
+        if !operations.is_empty() {
+            let name = |of: &Operation| format!("{} {}", of.kind().as_str(), of.target());
+            return operations.iter().map(name).collect();
+        }
+        // Asked for a moment ago, and no operation yet.
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let long = commands.values().filter(|command| !matches!(command, Command::CancelOperation { .. }));
+        long.map(Command::describe).collect()
     }
 
     /// Starts what an effect asks of the engine.
@@ -92,6 +115,13 @@ impl Link {
             }
             other => other,
         };
+        let command = match &effect {
+            Effect::Run(command) => {
+                self.next += 1;
+                Some(Running::begin(&self.commands, self.next, command.clone()))
+            }
+            _ => None,
+        };
         self.runtime.spawn(async move {
             let msg = match effect {
                 Effect::Examine => {
@@ -107,6 +137,10 @@ impl Link {
                     Some(Msg::Outcome(command, result.map_err(|error| error.report())))
                 }
                 Effect::MeasureUsage(vms) => Some(Msg::Usage(engine.vms().usage(vms).await)),
+                Effect::MeasureGuest(name, id) => {
+                    let reading = engine.vms().stats(&name).await.map_err(|error| error.report());
+                    Some(Msg::Guest(id, Box::new(reading)))
+                }
                 Effect::LoadFiles(vm) => match engine.vms().files(&vm).await {
                     Ok(files) => Some(Msg::Files(vm.id, files)),
                     Err(error) => Some(Msg::Notice(error.report())),
@@ -122,6 +156,10 @@ impl Link {
                     Ok(catalog) => Some(Msg::Catalog(catalog)),
                     Err(error) => Some(Msg::Notice(error.report())),
                 },
+                Effect::LoadKernelCatalog => match engine.kernels().catalog().await {
+                    Ok(catalog) => Some(Msg::KernelCatalog(catalog)),
+                    Err(error) => Some(Msg::Notice(error.report())),
+                },
                 Effect::SaveLog(path, text) => {
                     let result = save(write_new, path.clone(), text).await;
                     Some(Msg::Saved(path, result.map_err(|error| error.report())))
@@ -133,6 +171,7 @@ impl Link {
                 }
                 _ => None,
             };
+            drop(command);
             if let Some(msg) = msg {
                 let _ = messages.send(msg).await;
             }
@@ -145,6 +184,25 @@ impl Link {
             let ended = self.runtime.spawn(async move { engine.shutdown().await });
             let _ = tokio::time::timeout(patience, ended).await;
         }
+    }
+}
+
+/// A command while it runs; dropping it says that it has ended, however it did.
+struct Running {
+    commands: Arc<Mutex<BTreeMap<u64, Command>>>,
+    number: u64,
+}
+
+impl Running {
+    fn begin(commands: &Arc<Mutex<BTreeMap<u64, Command>>>, number: u64, command: Command) -> Self {
+        commands.lock().unwrap_or_else(PoisonError::into_inner).insert(number, command);
+        Self { commands: Arc::clone(commands), number }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }
 
@@ -164,7 +222,7 @@ async fn save(write_new: Option<WriteNew>, path: PathBuf, text: String) -> Resul
 }
 
 /// Boots of a machine that may have gone in the meantime.
-async fn boots(engine: &Engine, name: &str) -> Option<Vec<vmdeck_engine::vm::record::Boot>> {
+async fn boots(engine: &Engine, name: &str) -> Option<Vec<Boot>> {
     let vm = engine.vms().find(name).await.ok()?;
     engine.vms().boots(&vm).await.ok()
 }
@@ -223,21 +281,14 @@ async fn run(engine: &Engine, command: Command) -> Result<String> {
             if !start {
                 return Ok(format!("machine {} is there", vm.name));
             }
-            let vm = engine.vms().start(&vm.name, None).wait().await?;
-            Ok(format!("machine {} is ready", vm.name))
+            Ok(started(&engine.vms().start(&vm.name, None).wait().await?))
         }
-        Command::StartVm { name } => {
-            engine.vms().start(&name, None).wait().await?;
-            Ok(format!("machine {name} is ready"))
-        }
+        Command::StartVm { name } => Ok(started(&engine.vms().start(&name, None).wait().await?)),
         Command::StopVm { name, force } => {
             let outcome = engine.vms().stop(&name, force, None).wait().await?;
             Ok(stopped(&name, outcome))
         }
-        Command::RestartVm { name } => {
-            engine.vms().restart(&name, false, None).wait().await?;
-            Ok(format!("machine {name} is ready again"))
-        }
+        Command::RestartVm { name } => Ok(started(&engine.vms().restart(&name, false, None).wait().await?)),
         Command::DeleteVm { name, force } => {
             engine.vms().delete(&name, force, None).wait().await?;
             Ok(format!("machine {name} is deleted"))
@@ -271,6 +322,14 @@ fn told(name: &str, changed: &Changed) -> String {
         (now, later) if later.is_empty() => format!("machine {name}: {now} changed"),
         (now, later) if now.is_empty() => format!("machine {name}: {later} change at the next start"),
         (now, later) => format!("machine {name}: {now} changed, {later} at the next start"),
+    }
+}
+
+/// A machine that is up without what its image was to run is not what its user expects.
+fn started(vm: &Vm) -> String {
+    match vm.boot.as_ref().and_then(Boot::command_not_run) {
+        Some(why) => format!("machine {} is up, and {why}", vm.name),
+        None => format!("machine {} is ready", vm.name),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an action does.
 
+use vmdeck_engine::kernel::{DEFAULT_SOURCE, PullKernel};
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::{Vm, VmState};
@@ -9,6 +10,7 @@ use super::{again, choices, console, motion, open, questions, refresh, say};
 use crate::action::Action;
 use crate::message::{Command, Effect};
 use crate::model::ask::Ask;
+use crate::model::deck::KernelRow;
 use crate::model::form::NewVmForm;
 use crate::model::input::TextInput;
 use crate::model::list::ListCommand;
@@ -34,7 +36,7 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
     }
     let count = model.count.take();
     match action {
-        Action::Quit => questions::quit(model, effects),
+        Action::Quit => effects.push(Effect::AskToQuit),
         Action::Help => open(model, Overlay::Help(Help::default())),
         Action::Palette => open(model, Overlay::Palette(Palette::default())),
         Action::Messages => open(model, Overlay::Messages { offset: 0 }),
@@ -160,9 +162,10 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
             ask(model, |model| model.selected_image().map(|image| Ask::export_image(&image.name)));
         }
         Action::PruneImages => choices::pick_prune(model),
-        Action::PullKernel => ask(model, |_| Some(Ask::pull_kernel())),
+        Action::PullKernel => pull_kernels(model, effects),
         Action::ImportKernel => ask(model, |_| Some(Ask::import_kernel())),
         Action::SaveLog => ask(model, |_| Some(Ask::save_log())),
+        Action::LogLevel => model.log.step_level(),
         Action::LogFilter => {
             model.log.filter_input = Some(TextInput::new(model.log.filter.clone()));
         }
@@ -192,6 +195,20 @@ fn ask(model: &mut Model, form: impl FnOnce(&Model) -> Option<Ask>) {
     if let Some(form) = form(model) {
         open(model, Overlay::Ask(Box::new(form)));
     }
+}
+
+/// Pulls all that are marked; of the one under the cursor, or of none, a form asks.
+fn pull_kernels(model: &mut Model, effects: &mut Vec<Effect>) {
+    let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
+    let sources = targets.into_iter().filter_map(KernelRow::to_be_had).map(|item| item.entry.name.clone());
+    let sources: Vec<String> = sources.collect();
+    if model.kernels.marks.is_empty() {
+        let source = sources.into_iter().next().unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
+        return ask(model, |_| Some(Ask::pull_kernel(&source)));
+    }
+    let pull = |source| Effect::Run(Command::PullKernel(PullKernel { source, ..PullKernel::default() }));
+    effects.extend(sources.into_iter().map(pull));
+    unmark(model);
 }
 
 fn unmark(model: &mut Model) {

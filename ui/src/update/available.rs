@@ -1,13 +1,13 @@
 //! Whether an action makes sense now, and if not, why.
 
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::{Vm, VmState};
 
 use super::again;
 use crate::action::{Action, Impact};
+use crate::model::deck::KernelRow;
 use crate::model::{Model, View};
 
 /// Whether an action makes sense now.
@@ -103,8 +103,8 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             "no image is selected",
         ),
         Action::DeleteKernel => {
-            let any = !model.kernels.targets::<Kernel>(&model.snapshot).is_empty();
-            Availability::when(any, "no kernel is selected")
+            let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
+            Availability::when(targets.iter().any(|row| row.here().is_some()), "it is not here")
         }
         Action::CancelOperation => {
             let targets = model.operations.targets::<OperationView>(&model.snapshot);

@@ -1,11 +1,11 @@
 //! Choices of one of a few: theme, order, what to copy.
 
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::Vm;
 
 use super::open;
+use crate::model::deck::KernelRow;
 use crate::model::list::Listed;
 use crate::model::overlay::{Choice, Chosen, Overlay, Picker};
 use crate::model::{Model, View};
@@ -36,7 +36,7 @@ pub(super) fn pick_sort(model: &mut Model) {
     let names = match model.view {
         View::Vms => names::<Vm>(),
         View::Images => names::<Image>(),
-        View::Kernels => names::<Kernel>(),
+        View::Kernels => names::<KernelRow>(),
         View::Operations => names::<OperationView>(),
         View::Log => return,
     };
@@ -82,11 +82,18 @@ pub(super) fn pick_copy(model: &mut Model) {
             texts.extend(serde_json::to_string_pretty(image).ok().map(|json| ('o', "JSON", json)));
         }
         View::Kernels => {
-            let Some(kernel) = model.kernels.current::<Kernel>(snapshot) else { return };
-            texts.push(('n', "name", kernel.name.clone()));
-            texts.push(('r', "release", kernel.release.clone()));
-            texts.push(('p', "path of vmlinux", kernel.vmlinux.display().to_string()));
-            texts.extend(serde_json::to_string_pretty(kernel).ok().map(|json| ('o', "JSON", json)));
+            let Some(row) = model.kernels.current::<KernelRow>(snapshot) else { return };
+            texts.push(('n', "name", row.name().to_owned()));
+            texts.push(('s', "source", row.source().to_owned()));
+            let json = match row {
+                KernelRow::Here(kernel) => {
+                    texts.push(('r', "release", kernel.release.clone()));
+                    texts.push(('p', "path of vmlinux", kernel.vmlinux.display().to_string()));
+                    serde_json::to_string_pretty(kernel)
+                }
+                KernelRow::Offered { item, .. } => serde_json::to_string_pretty(item),
+            };
+            texts.extend(json.ok().map(|json| ('o', "JSON", json)));
         }
         View::Operations => {
             let Some(view) = model.operations.current::<OperationView>(snapshot) else { return };

@@ -11,34 +11,58 @@ use super::windows::Next;
 use crate::keymap::Key;
 use crate::message::{Command, Effect};
 use crate::model::Model;
-use crate::model::ask::{Ask, AskKind, Suggestion, of_catalog, suggestions};
+use crate::model::ask::{Ask, AskKind, Suggestion, of_catalog, of_kernels, suggestions};
 use crate::model::form::{Field, NewVmForm, number, ports, size_mib};
 
 /// The first mistake: its field and what is wrong.
 type Mistake = (usize, String);
 
+/// What a key asks of a form, whichever it is.
+enum Asked {
+    Close,
+    /// Another of the suggestions, or none of them.
+    Suggestion(Option<usize>),
+    /// The next field, or the one before.
+    Field(isize),
+    Send,
+    /// Another of the few that a field offers.
+    Choice(isize),
+    /// The text of the field.
+    Text,
+}
+
+/// `chosen` is the suggestion under the cursor, of so many `offered`; `few` says that the field offers
+/// a few to choose from.
+fn asked(key: Key, chosen: Option<usize>, offered: usize, few: bool) -> Asked {
+    match (key.code, chosen) {
+        (KeyCode::Esc, _) => Asked::Close,
+        (KeyCode::Down, None) if offered > 0 => Asked::Suggestion(Some(0)),
+        (KeyCode::Down, Some(at)) => Asked::Suggestion(Some((at + 1).min(offered.saturating_sub(1)))),
+        (KeyCode::Up, Some(at)) => Asked::Suggestion(at.checked_sub(1)),
+        (KeyCode::Tab | KeyCode::Down, _) => Asked::Field(1),
+        (KeyCode::BackTab | KeyCode::Up, _) => Asked::Field(-1),
+        (KeyCode::Enter, _) => Asked::Send,
+        (KeyCode::Left, _) if few => Asked::Choice(-1),
+        (KeyCode::Right | KeyCode::Char(' '), _) if few => Asked::Choice(1),
+        _ => Asked::Text,
+    }
+}
+
 pub(super) fn ask_key(model: &Model, ask: &mut Ask, key: Key) -> Next {
-    let offered = ask_suggestions(model, ask).len();
-    match key.code {
-        KeyCode::Esc => return Next::Close,
-        KeyCode::Down | KeyCode::Up if moves(key.code, ask.suggestion, offered) => {
-            ask.suggestion = moved(key.code, ask.suggestion, offered);
-        }
-        KeyCode::Tab | KeyCode::Down => {
-            accept(model, ask);
-            ask.move_focus(1);
-        }
-        KeyCode::BackTab | KeyCode::Up => ask.move_focus(-1),
-        KeyCode::Enter => {
-            accept(model, ask);
-            match submit(model, ask) {
-                Ok(effect) => return Next::Then(vec![effect]),
-                Err((field, problem)) => (ask.focus, ask.error) = (field, Some((field, problem))),
-            }
-        }
-        KeyCode::Left if ask.step(-1) => {}
-        KeyCode::Right | KeyCode::Char(' ') if ask.step(1) => {}
-        _ => {
+    let asked = asked(key, ask.suggestion, ask_suggestions(model, ask).len(), ask.offers_few());
+    if matches!(asked, Asked::Field(1) | Asked::Send) {
+        accept(model, ask);
+    }
+    match asked {
+        Asked::Close => return Next::Close,
+        Asked::Suggestion(at) => ask.suggestion = at,
+        Asked::Field(by) => ask.move_focus(by),
+        Asked::Send => match submit(model, ask) {
+            Ok(effect) => return Next::Then(vec![effect]),
+            Err((field, problem)) => (ask.focus, ask.error) = (field, Some((field, problem))),
+        },
+        Asked::Choice(by) => ask.step(by),
+        Asked::Text => {
             if ask.input_mut().is_some_and(|input| input.key(key)) {
                 (ask.error, ask.suggestion) = (None, None);
             }
@@ -49,10 +73,11 @@ pub(super) fn ask_key(model: &Model, ask: &mut Ask, key: Key) -> Next {
 
 /// What the field with the focus may mean.
 pub fn ask_suggestions<'a>(model: &'a Model, ask: &Ask) -> Vec<Suggestion<'a>> {
-    if !ask.suggests() {
-        return Vec::new();
+    match (&ask.kind, ask.focus) {
+        (AskKind::PullImage, 0) => suggestions(of_catalog(&model.catalog), ask.value(0)),
+        (AskKind::PullKernel, 0) => suggestions(of_kernels(model.snapshot.kernel_catalog()), ask.value(0)),
+        _ => Vec::new(),
     }
-    suggestions(of_catalog(&model.catalog), ask.value(0))
 }
 
 fn accept(model: &Model, ask: &mut Ask) {
@@ -60,20 +85,6 @@ fn accept(model: &Model, ask: &mut Ask) {
         ask.suggestion.take().and_then(|at| Some(ask_suggestions(model, ask).get(at)?.name.to_owned()));
     if let (Some(name), Some(input)) = (name, ask.input_mut()) {
         input.set(name);
-    }
-}
-
-/// Whether an arrow key moves among the suggestions rather than to another field.
-fn moves(code: KeyCode, at: Option<usize>, offered: usize) -> bool {
-    at.is_some() || code == KeyCode::Down && offered > 0
-}
-
-fn moved(code: KeyCode, at: Option<usize>, offered: usize) -> Option<usize> {
-    match (code, at) {
-        (KeyCode::Down, None) => Some(0),
-        (KeyCode::Down, Some(at)) => Some((at + 1).min(offered.saturating_sub(1))),
-        (_, Some(0) | None) => None,
-        (_, Some(at)) => Some(at - 1),
     }
 }
 
@@ -177,31 +188,24 @@ fn change(vm: &Vm, ask: &Ask) -> Result<ChangeVm, Mistake> {
 }
 
 pub(super) fn new_vm_key(model: &Model, form: &mut NewVmForm, key: Key) -> Next {
-    let kernels = model.snapshot.kernels.len();
     let offered = new_vm_suggestions(model, form).len();
-    match key.code {
-        KeyCode::Esc => return Next::Close,
-        KeyCode::Down | KeyCode::Up if moves(key.code, form.suggestion, offered) => {
-            form.suggestion = moved(key.code, form.suggestion, offered);
-        }
-        KeyCode::Tab | KeyCode::Down => {
-            accept_image(model, form);
-            form.move_focus(1);
-        }
-        KeyCode::BackTab | KeyCode::Up => form.move_focus(-1),
-        KeyCode::Enter => {
-            accept_image(model, form);
-            match form.request(&model.snapshot) {
-                Ok(request) => {
-                    let command = Command::CreateVm { request: Box::new(request), start: form.start };
-                    return Next::Then(vec![Effect::Run(command)]);
-                }
-                Err((field, problem)) => (form.focus, form.error) = (field, Some((field, problem))),
+    let asked = asked(key, form.suggestion, offered, form.focus.is_choice());
+    if matches!(asked, Asked::Field(1) | Asked::Send) {
+        accept_image(model, form);
+    }
+    match asked {
+        Asked::Close => return Next::Close,
+        Asked::Suggestion(at) => form.suggestion = at,
+        Asked::Field(by) => form.move_focus(by),
+        Asked::Send => match form.request(&model.snapshot) {
+            Ok(request) => {
+                let command = Command::CreateVm { request: Box::new(request), start: form.start };
+                return Next::Then(vec![Effect::Run(command)]);
             }
-        }
-        KeyCode::Left if form.focus.is_choice() => form.step(-1, kernels),
-        KeyCode::Right | KeyCode::Char(' ') if form.focus.is_choice() => form.step(1, kernels),
-        _ => {
+            Err((field, problem)) => (form.focus, form.error) = (field, Some((field, problem))),
+        },
+        Asked::Choice(by) => form.step(by, model.snapshot.kernels.len()),
+        Asked::Text => {
             let focus = form.focus;
             if form.input_mut(focus).is_some_and(|input| input.key(key)) {
                 (form.error, form.suggestion) = (None, None);

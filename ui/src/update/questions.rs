@@ -3,21 +3,18 @@
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::image::{PruneReport, PrunedKind};
 use vmdeck_engine::kernel::record::Kernel;
-use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::vm::record::Vm;
 
 use super::{open, say};
 use crate::format::Bytes;
 use crate::message::{Command, Effect};
 use crate::model::Model;
+use crate::model::deck::KernelRow;
 use crate::model::overlay::{Confirm, Overlay};
 use crate::model::toast::Level;
 
-pub(super) fn quit(model: &mut Model, effects: &mut Vec<Effect>) {
-    let running = model.snapshot.operations.iter();
-    let running = running.filter(|view| view.local && view.record.state == OperationState::Running);
-    let targets: Vec<_> =
-        running.map(|view| format!("{} {}", view.record.kind.as_str(), view.record.target)).collect();
+/// Ends the console, unless something would be cut short by it.
+pub(super) fn quit(model: &mut Model, targets: Vec<String>, effects: &mut Vec<Effect>) {
     if targets.is_empty() {
         effects.push(Effect::Quit);
         return;
@@ -131,7 +128,10 @@ pub(super) fn prune(model: &mut Model, all: bool, report: &PruneReport) {
             PrunedKind::PartialBlob => "part of a layer",
         };
         // A digest is told by its first digits.
-        let name: String = item.name.trim_start_matches("sha256:").chars().take(40).collect();
+        let name: String = match item.name.strip_prefix("sha256:") {
+            Some(digits) => digits.chars().take(12).collect(),
+            None => item.name.chars().take(40).collect(),
+        };
         format!("{:>9}  {kind} {name}", Bytes(item.bytes).to_string())
     });
     let images = report.items.iter().filter(|item| item.kind == PrunedKind::Image).count();
@@ -191,7 +191,8 @@ pub(super) fn delete_images(model: &mut Model) {
 }
 
 pub(super) fn delete_kernels(model: &mut Model) {
-    let targets = model.kernels.targets::<Kernel>(&model.snapshot);
+    let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
+    let targets: Vec<&Kernel> = targets.into_iter().filter_map(KernelRow::here).collect();
     let users = |kernel: &Kernel| {
         let users = model.snapshot.vms.iter().filter(|vm| vm.kernel == kernel.name);
         users.map(|vm| vm.name.as_str()).collect::<Vec<_>>()

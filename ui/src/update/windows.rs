@@ -183,6 +183,11 @@ fn palette_key(model: &mut Model, palette: &mut Palette, key: Key) -> Next {
     let matches = palette_matches(palette.input.text());
     match (key.code, key.ctrl) {
         (KeyCode::Esc, _) => Next::Close,
+        // As in vi: to the row of this number.
+        (KeyCode::Enter, _) if palette.row().is_some() => {
+            model.count = palette.row();
+            Next::Act(Action::Top)
+        }
         (KeyCode::Enter, _) => {
             let Some(info) = matches.get(palette.cursor) else { return Next::Stay };
             model.palette_history.retain(|line| line != info.name);

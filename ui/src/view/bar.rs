@@ -132,6 +132,7 @@ pub(super) fn toasts(model: &Model, painter: &mut Painter<'_>, bar: Rect) {
 pub(super) fn level_look(model: &Model, level: Level) -> (char, ratatui::style::Style) {
     let (theme, glyphs) = (&model.theme, &model.glyphs);
     match level {
+        Level::Detail => (glyphs.information, theme.dim),
         Level::Information => (glyphs.information, theme.text),
         Level::Success => (glyphs.done, theme.good),
         Level::Warning => (glyphs.warning, theme.warning),

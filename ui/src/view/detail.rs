@@ -13,13 +13,13 @@ mod stats;
 
 use ratatui::layout::Rect;
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::kernel::record::Kernel;
 use vmdeck_engine::snapshot::OperationView;
 use vmdeck_engine::vm::record::Vm;
 
 use super::pen::Pen;
 use super::{console, rule};
 use crate::layout::layout;
+use crate::model::deck::KernelRow;
 use crate::model::list::Listed as _;
 use crate::model::{Model, Pane, View, VmTab};
 use crate::paint::Painter;
@@ -60,7 +60,7 @@ fn current_name(model: &Model) -> Option<&str> {
     match model.view {
         View::Vms => model.vms.current::<Vm>(snapshot).map(|row| row.name()),
         View::Images => model.images.current::<Image>(snapshot).map(|row| row.name()),
-        View::Kernels => model.kernels.current::<Kernel>(snapshot).map(|row| row.name()),
+        View::Kernels => model.kernels.current::<KernelRow>(snapshot).map(|row| row.name()),
         View::Operations => {
             model.operations.current::<OperationView>(snapshot).map(|row| row.record.kind.as_str())
         }
@@ -142,11 +142,11 @@ fn content(pen: &mut Pen<'_, '_>) {
                 image::image(pen, image);
             }
         }
-        View::Kernels => {
-            if let Some(kernel) = model.kernels.current::<Kernel>(snapshot) {
-                kernel::kernel(pen, kernel);
-            }
-        }
+        View::Kernels => match model.kernels.current::<KernelRow>(snapshot) {
+            Some(KernelRow::Here(kernel)) => kernel::kernel(pen, kernel),
+            Some(KernelRow::Offered { item, .. }) => kernel::offered(pen, item),
+            None => {}
+        },
         View::Operations => {
             if let Some(view) = model.operations.current::<OperationView>(snapshot) {
                 operation::operation(pen, view);

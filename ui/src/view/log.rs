@@ -35,9 +35,10 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines:
         x += painter.text(x, area.y, 40, &log.filter, theme.matched);
         x += painter.text(x, area.y, 1, " ", theme.text);
     }
-    let state = if log.follow { "following " } else { "standing still " };
+    let state = if log.follow { "following" } else { "standing still" };
     x += painter.text(x, area.y, 1, " ", theme.text);
-    painter.text(x, area.y, area.right().saturating_sub(x + 1), state, theme.dim);
+    let state = format_args!("{}, {state} ", log.level());
+    painter.format(x, area.y, area.right().saturating_sub(x + 1), state, theme.dim);
     let height = usize::from(lines.height);
     if count == 0 {
         painter.text(
@@ -66,6 +67,7 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines:
             break;
         }
         let style = match line.level {
+            Level::Detail => theme.dim,
             Level::Information => theme.text,
             Level::Success => theme.good,
             Level::Warning => theme.warning,

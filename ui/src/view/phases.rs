@@ -8,6 +8,7 @@ use super::pen::Pen;
 use super::table::Cell;
 use crate::format::{Took, between};
 use crate::model::Model;
+use crate::text;
 
 /// How long a phase took or has taken so far.
 fn taken(phase: &BootPhase, now: Milliseconds) -> Option<u64> {
@@ -37,21 +38,25 @@ fn look(model: &Model, status: BootPhaseStatus) -> (char, Style) {
     }
 }
 
-/// One cell per phase and the name of the one that matters; of a machine that runs, how long it took.
+/// Of a machine that boots or failed to, one cell per phase and the name of the one that matters; of
+/// one that is up without its command, that.
 pub(super) fn miniature(cell: &mut Cell<'_, '_>, vm: &Vm) {
     let model = cell.model;
     let theme = &model.theme;
     let Some(boot) = &vm.boot else { return };
-    if matches!(vm.state, VmState::Running | VmState::Paused | VmState::Stopping) {
-        cell.text("ready in ", theme.dim);
-        cell.format(format_args!("{}", Took(total(boot, model.now))), theme.dim);
-        return;
-    }
-    if !matches!(vm.state, VmState::Starting | VmState::Failed) {
-        return;
+    match vm.state {
+        VmState::Running if boot.command_not_run().is_some() => {
+            cell.glyph(model.glyphs.warning, theme.warning);
+            cell.text(" no command", theme.warning);
+            return;
+        }
+        VmState::Starting | VmState::Failed => {}
+        _ => return,
     }
     let failed = vm.state == VmState::Failed;
-    for name in BootPhaseName::ALL {
+    // Where there is no room for both, the name says more.
+    let bar = cell.width() >= 9 + 1 + 5;
+    for name in BootPhaseName::ALL.into_iter().filter(|_| bar) {
         let status = boot.phases.iter().find(|phase| phase.name == name).map(|phase| phase.status);
         let (glyph, style) = match status.unwrap_or(BootPhaseStatus::Pending) {
             BootPhaseStatus::Done => (model.glyphs.bar_done, if failed { theme.dim } else { theme.good }),
@@ -61,15 +66,22 @@ pub(super) fn miniature(cell: &mut Cell<'_, '_>, vm: &Vm) {
         cell.glyph(glyph, style);
     }
     let last = |status: BootPhaseStatus| boot.phases.iter().rfind(|phase| phase.status == status);
-    if let Some(phase) = last(BootPhaseStatus::Active) {
-        cell.skip(1);
-        cell.text(phase.name.as_str(), theme.busy);
-        if cell.width() > 6 {
-            cell.format(format_args!(" {}", Took(total(boot, model.now))), theme.dim);
-        }
-    } else if let Some(phase) = last(BootPhaseStatus::Failed) {
-        cell.skip(1);
-        cell.text(phase.name.as_str(), theme.bad);
+    let style = if failed { theme.bad } else { theme.busy };
+    let status = if failed { BootPhaseStatus::Failed } else { BootPhaseStatus::Active };
+    if let Some(phase) = last(status) {
+        cell.skip(u16::from(bar));
+        cell.text(phase.name.as_str(), style);
+    }
+}
+
+/// Columns that a machine's state and its [`miniature`] take.
+pub(super) fn miniature_width(vm: &Vm) -> u16 {
+    let state = text::width(vm.state.as_str());
+    match (vm.state, &vm.boot) {
+        (VmState::Running, Some(boot)) if boot.command_not_run().is_some() => state + 13,
+        // The phases and the longest of their names.
+        (VmState::Starting | VmState::Failed, Some(_)) => state + 19,
+        _ => state,
     }
 }
 

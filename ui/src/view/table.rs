@@ -9,12 +9,13 @@ use super::row_style;
 use crate::model::Model;
 use crate::model::list::{ListState, Listed};
 use crate::paint::Painter;
+use crate::text;
 
 /// Most columns a table may have.
 const COLUMNS: usize = 12;
 
 /// Rank from which on a column only gets room that no other can use.
-const EXTRA: u8 = 5;
+const EXTRA: u8 = 6;
 
 /// Columns left free at the left for the cursor and the mark.
 const GUTTER: u16 = 2;
@@ -33,7 +34,35 @@ pub(super) struct Column<T> {
     /// Columns a row's content takes, for those that grow with it up to `max`; the others take all
     /// that is to be had up to `max`.
     pub(super) measure: Option<fn(&T) -> u16>,
-    pub(super) paint: fn(&mut Cell<'_, '_>, &T),
+    pub(super) paint: Paint<T>,
+}
+
+/// What a column is painted by.
+pub(super) type Paint<T> = fn(&mut Cell<'_, '_>, &T);
+
+impl<T> Column<T> {
+    /// A column of a rank, so wide at least and at most.
+    pub(super) const fn new(title: &'static str, rank: u8, (min, max): (u16, u16), paint: Paint<T>) -> Self {
+        Self { title, min, max, rank, right: false, sort: None, measure: None, paint }
+    }
+
+    /// Its text stands at the right, as numbers do.
+    pub(super) const fn right(mut self) -> Self {
+        self.right = true;
+        self
+    }
+
+    /// It can be sorted by: an index into [`Listed::SORTS`].
+    pub(super) const fn sorted(mut self, sort: usize) -> Self {
+        self.sort = Some(sort);
+        self
+    }
+
+    /// It takes what its rows' content takes.
+    pub(super) const fn measured(mut self, measure: fn(&T) -> u16) -> Self {
+        self.measure = Some(measure);
+        self
+    }
 }
 
 /// Where the columns that fit are: offset and width, width 0 for those left out.
@@ -215,6 +244,17 @@ impl Cell<'_, '_> {
         self.text(text, style);
     }
 
+    /// A reference of an image or kernel, whose end says more than its beginning; one with a digest at
+    /// its end is cut there, as any other text.
+    pub(super) fn reference(&mut self, reference: &str, style: Style) {
+        if text::width(reference) <= self.width || self.width == 0 || reference.contains('@') {
+            return self.text(reference, style);
+        }
+        let rest = text::tail(reference, self.width - 1);
+        self.glyph(self.model.glyphs.ellipsis, style);
+        self.text(rest, style);
+    }
+
     pub(super) fn glyph(&mut self, glyph: char, style: Style) {
         if self.width > 0 {
             let style = self.style(style);
@@ -250,7 +290,7 @@ mod tests {
     use super::*;
 
     fn column(min: u16, max: u16, rank: u8) -> Column<u8> {
-        Column { title: "", min, max, rank, right: false, sort: None, measure: None, paint: |_, _| {} }
+        Column::new("", rank, (min, max), |_, _| {})
     }
 
     #[test]

@@ -156,11 +156,8 @@ fn paint_help(model: &Model, painter: &mut Painter<'_>, all: Rect, help: &Help) 
                     (true, Impact::Destroys) => (theme.warning.bold(), theme.text),
                     (true, _) => (theme.key, theme.text),
                 };
-                pen.line(|line| {
-                    let keys = if keys.is_empty() { format!(":{}", info.name) } else { keys };
-                    line.column(&keys, 18, key_style);
-                    line.put(info.help, style);
-                });
+                let keys = if keys.is_empty() { format!(":{}", info.name) } else { keys };
+                pen.hanging(&format!("{keys:<18}"), key_style, info.help, style);
             }
         }
         if pen.lines() == 0 {
@@ -182,7 +179,7 @@ fn paint_palette(model: &Model, painter: &mut Painter<'_>, all: Rect, palette: &
     let inside = window(model, painter, Rect { y: all.y + 1, ..area }, (72, room + 3), "Commands");
     let x = inside.x + painter.text(inside.x, inside.y, 2, ": ", theme.key);
     let field = Rect { x, height: 1, width: inside.right().saturating_sub(x), ..inside };
-    input(model, painter, field, &palette.input, "the name of an action", true);
+    input(model, painter, field, &palette.input, "the name of an action, or the number of a row", true);
     let rows = usize::from(inside.height.saturating_sub(1));
     let from = (palette.cursor + 1).saturating_sub(rows);
     for (at, info) in matches.iter().enumerate().skip(from).take(rows) {
@@ -200,7 +197,10 @@ fn paint_palette(model: &Model, painter: &mut Painter<'_>, all: Rect, palette: &
         painter.text(line.x + 20, y, 10, &model.keymap.describe(info.action), key);
         painter.text(line.x + 31, y, line.width.saturating_sub(32), info.help, dim);
     }
-    if matches.is_empty() {
+    if let Some(row) = palette.row() {
+        let text = format_args!("enter goes to row {row}");
+        painter.format(inside.x + 1, inside.y + 1, inside.width.saturating_sub(1), text, theme.text);
+    } else if matches.is_empty() {
         painter.text(inside.x + 1, inside.y + 1, inside.width, "no action is called so", theme.dim);
     }
     let keys = [("tab", "complete"), ("enter", "run"), ("↑", "history"), ("esc", "close")];

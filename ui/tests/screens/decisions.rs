@@ -6,7 +6,9 @@ use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::vm::record::NetworkMode;
 use vmdeck_ui::message::{Command, Effect, Msg};
+use vmdeck_ui::model::log::LogLine;
 use vmdeck_ui::model::overlay::Overlay;
+use vmdeck_ui::model::toast::Level;
 use vmdeck_ui::model::{Model, Pane, View};
 use vmdeck_ui::options::ThemeChoice;
 use vmdeck_ui::update::update;
@@ -231,6 +233,8 @@ fn moving_takes_counts_and_ends() {
         ("6 j", "scratch"),
         ("0 3 j", "db"),
         ("0 0 5 G", "fresh"),
+        (": 4 enter", "db"),
+        (": 9 9 enter", "web"),
         ("end home down", "build-arm"),
         ("9 9 j", "web"),
         ("G ctrl-u", "api"),
@@ -334,6 +338,45 @@ fn quitting_asks_while_this_console_works_on_something() {
     check("q", &[]);
     check("q enter", &[]);
     check("q tab enter", &["quit"]);
+    // The picture is a moment behind: what the engine says counts.
+    let mut model = sample::model(busy(), 80, 24);
+    assert_eq!(commands(update(&mut model, NOW, Msg::WouldEnd(Vec::new()))), ["quit"]);
+    let mut model = sample::model(empty(), 80, 24);
+    let running = vec!["image pull debian:12".to_owned()];
+    assert_eq!(commands(update(&mut model, NOW, Msg::WouldEnd(running))), Vec::<String>::new());
+    assert!(matches!(model.overlays.last(), Some(Overlay::Confirm(_))));
+}
+
+#[test]
+fn kernels_of_the_catalog_are_pulled_from_the_list() {
+    let mut model = sample::model(busy(), 80, 24);
+    let asked = press(&mut model, "3");
+    assert!(asked.iter().any(|effect| matches!(effect, Effect::LoadKernelCatalog)), "{asked:?}");
+    update(&mut model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+    // Two that are here, then what can be had.
+    assert_eq!(commands(press(&mut model, "j j p enter")), ["pull kernel debian"]);
+    assert_eq!(commands(press(&mut model, "space space p")), ["pull kernel debian", "pull kernel debian-rt"]);
+    // What is not here cannot be deleted, and only looking asks for nothing again.
+    assert_eq!(commands(press(&mut model, "D")), Vec::<String>::new());
+    assert!(model.overlays.is_empty());
+    assert!(update(&mut model, NOW, Msg::Tick).is_empty());
+    assert_eq!(commands(press(&mut model, "g g p ctrl-u d e b i a n enter")), ["pull kernel debian"]);
+}
+
+#[test]
+fn the_log_shows_what_matters_and_more_when_asked() {
+    let mut model = sample::model(busy(), 80, 24);
+    let line = |level| LogLine { at: NOW, level, source: "vm".into(), text: "x".into() };
+    let all = [Level::Detail, Level::Information, Level::Warning, Level::Error];
+    model.log = vmdeck_ui::model::log::Log::default();
+    update(&mut model, NOW, Msg::Events(all.map(line).into()));
+    let mut seen = vec![model.log.count()];
+    press(&mut model, "5");
+    for _ in 0..4 {
+        press(&mut model, "l");
+        seen.push(model.log.count());
+    }
+    assert_eq!(seen, [3, 2, 1, 4, 3]);
 }
 
 #[test]

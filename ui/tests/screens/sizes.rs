@@ -9,6 +9,8 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_ui::message::Msg;
+use vmdeck_ui::model::log::LogLine;
+use vmdeck_ui::model::toast::Level;
 use vmdeck_ui::options::ThemeChoice;
 use vmdeck_ui::screen::Screen;
 use vmdeck_ui::update::update;
@@ -123,8 +125,13 @@ fn hostile() -> Snapshot {
     snapshot
 }
 
+/// `PROPTEST_CASES` says how many; SPECIFICATION.md is measured with 10,000.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_panics(
@@ -133,7 +140,7 @@ proptest! {
         which in 0u8..6,
         theme in select(ThemeChoice::ALL.to_vec()),
         ascii: bool,
-        keys in proptest::collection::vec((select(KEYS.to_vec()), 0u16..220, 0u16..70, 0u8..12), 0..25),
+        keys in proptest::collection::vec((select(KEYS.to_vec()), 0u16..220, 0u16..70, 0u8..14), 0..25),
     ) {
         let mut model = sample::themed(deck(which), width, height, theme, ascii);
         for (step, (key, x, y, what)) in keys.into_iter().enumerate() {
@@ -148,6 +155,14 @@ proptest! {
                     update(&mut model, now, Msg::Mouse(event));
                 }
                 5 => drop(update(&mut model, now, Msg::Tick)),
+                6 => drop(update(&mut model, now, Msg::KernelCatalog(sample::kernel_catalog()))),
+                7 => {
+                    let line = LogLine { at: NOW - i64::from(x), level: Level::Detail, source: key.into(), text: key.repeat(90) };
+                    update(&mut model, now, Msg::Events(vec![line]));
+                    if let Some(id) = model.selected_vm().map(|vm| vm.id.clone()) {
+                        update(&mut model, now, Msg::Guest(id, Box::new(Ok(sample::guest(u64::from(y))))));
+                    }
+                }
                 _ => drop(press(&mut model, key)),
             }
             let mut buffer = Buffer::empty(Rect::new(0, 0, model.width, model.height));

@@ -10,6 +10,8 @@ use vmdeck_engine::error::{ErrorKind, ErrorReport};
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_ui::message::{Command, Msg};
 use vmdeck_ui::model::Model;
+use vmdeck_ui::model::log::LogLine;
+use vmdeck_ui::model::toast::Level;
 use vmdeck_ui::options::ThemeChoice;
 use vmdeck_ui::update::update;
 use vmdeck_ui::view::view;
@@ -77,7 +79,42 @@ fn what_a_machine_uses() {
     check("vm-stats", busy, |model| {
         sample::use_some(model);
         press(model, "enter l l");
+        let id = model.selected_vm().unwrap().id.clone();
+        for second in 1..60 {
+            update(model, NOW, Msg::Guest(id.clone(), Box::new(Ok(sample::guest(second)))));
+        }
     });
+}
+
+#[test]
+fn a_guest_that_does_not_tell_is_told_of() {
+    check("vm-stats-silent", busy, |model| {
+        sample::use_some(model);
+        press(model, "enter l l");
+        let id = model.selected_vm().unwrap().id.clone();
+        let silent = ErrorReport {
+            kind: ErrorKind::Failed,
+            message: "the agent in `api` does not answer".into(),
+            hint: None,
+        };
+        update(model, NOW, Msg::Guest(id, Box::new(Err(silent))));
+    });
+}
+
+/// `api` is up without its command.
+fn refused() -> Snapshot {
+    let mut deck = busy();
+    let mut vms = (*deck.vms).clone();
+    if let Some(boot) = vms[0].boot.as_mut() {
+        boot.warnings.push("the image's command cannot be run: `/usr/bin/serve` is not in it".into());
+    }
+    deck.vms = vms.into();
+    deck
+}
+
+#[test]
+fn a_command_that_could_not_be_run() {
+    check("vm-no-command", refused, |model| drop(press(model, "enter")));
 }
 
 #[test]
@@ -139,7 +176,19 @@ fn the_details_of_an_image() {
 
 #[test]
 fn kernels() {
-    check("kernels", busy, |model| drop(press(model, "3 j")));
+    check("kernels", busy, |model| {
+        press(model, "3 j");
+        update(model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+    });
+}
+
+#[test]
+fn a_kernel_of_the_catalog() {
+    check("kernel-offered", busy, |model| {
+        press(model, "3");
+        update(model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+        press(model, "j j enter");
+    });
 }
 
 #[test]
@@ -182,6 +231,26 @@ fn the_log_filtered() {
         update(model, NOW + 60_000, Msg::Snapshot(next.into()));
         press(model, "5 /");
         enter(model, "app-1 !app-11");
+    });
+}
+
+#[test]
+fn the_log_of_the_engine() {
+    check("log-engine", busy, |model| {
+        let line = |level, source: &str, text: &str| LogLine {
+            at: NOW,
+            level,
+            source: source.into(),
+            text: text.into(),
+        };
+        let lines = vec![
+            line(Level::Detail, "guest::connection", "hello: version 3"),
+            line(Level::Information, "operation 4f2a11", "3 of 5 layers are here already"),
+            line(Level::Warning, "image::registry", "a request is tried again: status 503, after 2s"),
+            line(Level::Error, "vm::supervise", "a machine is gone: machine web, signal 9"),
+        ];
+        update(model, NOW, Msg::Events(lines));
+        press(model, "5 l l l");
     });
 }
 

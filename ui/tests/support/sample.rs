@@ -11,10 +11,13 @@ use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::disk_usage::{DiskSpace, DiskUsage};
 use vmdeck_engine::doctor::{Check, CheckStatus, Report};
 use vmdeck_engine::error::{ErrorKind, ErrorReport};
+use vmdeck_engine::guest::GuestStats;
+use vmdeck_engine::guest::stats::{Disk, FileSystem, Interface, Memory, Processor};
 use vmdeck_engine::identifier::{ImageId, OperationId, VmId};
 use vmdeck_engine::image::record::{Image, ImageConfig, ImageFiles, ImageLayer};
 use vmdeck_engine::image::{CatalogEntry, PruneReport, PrunedItem, PrunedKind};
 use vmdeck_engine::kernel::record::Kernel;
+use vmdeck_engine::kernel::{CatalogItem, CatalogState};
 use vmdeck_engine::operation::progress::{Progress, ProgressState, ProgressUnit};
 use vmdeck_engine::operation::record::{OperationKind, OperationPhase, OperationRecord, OperationState};
 use vmdeck_engine::process::ProcessIdentity;
@@ -23,7 +26,7 @@ use vmdeck_engine::vm::record::{
     Boot, BootFailure, BootFailureClass, BootPhase, BootPhaseName, BootPhaseStatus, NetworkMode, PortForward,
     Protocol, Vm, VmRun, VmSettings, VmState,
 };
-use vmdeck_engine::vm::{HostUsage, VmFile};
+use vmdeck_engine::vm::{HostUsage, VmFile, VmStats};
 use vmdeck_engine::vmm::Accelerator;
 use vmdeck_ui::keymap::{Key, Keymap};
 use vmdeck_ui::message::{Effect, HostFacts, Msg};
@@ -68,9 +71,24 @@ pub(crate) fn press(model: &mut Model, keys: &str) -> Vec<Effect> {
     let keys = keys.split(' ').filter(|key| !key.is_empty());
     keys.flat_map(|key| {
         let key = Key::parse(key).unwrap_or_else(|| panic!("no key `{key}`"));
-        update(model, model.now, Msg::Key(key))
+        let effects = update(model, model.now, Msg::Key(key));
+        answered(model, effects)
     })
     .collect()
+}
+
+/// Answers what the runtime would: here, what runs in this console is what the picture says does.
+fn answered(model: &mut Model, mut effects: Vec<Effect>) -> Vec<Effect> {
+    if !effects.iter().any(|effect| matches!(effect, Effect::AskToQuit)) {
+        return effects;
+    }
+    effects.retain(|effect| !matches!(effect, Effect::AskToQuit));
+    let running = model.snapshot.operations.iter();
+    let running = running.filter(|view| view.local && view.record.state == OperationState::Running);
+    let running = running.map(|view| format!("{} {}", view.record.kind.as_str(), view.record.target));
+    let running = running.collect();
+    effects.extend(update(model, model.now, Msg::WouldEnd(running)));
+    effects
 }
 
 /// Types a text, letter for letter.
@@ -430,6 +448,62 @@ pub(crate) fn catalog() -> Vec<CatalogEntry> {
         entry("almalinux", "AlmaLinux 9", "docker.io/library/almalinux:9"),
         entry("debian-sid", "Debian unstable", "docker.io/library/debian:sid"),
     ]
+}
+
+/// Kernels that can be had.
+pub(crate) fn kernel_catalog() -> Vec<CatalogItem> {
+    let item = |name: &str, source: &str, note: &str, installed: &[&str], state| CatalogItem {
+        entry: vmdeck_engine::kernel::CatalogEntry {
+            name: name.into(),
+            architecture: "amd64".into(),
+            version: None,
+            source: format!("apt:{source}"),
+            sha256: None,
+            note: note.into(),
+            origin: "built in".into(),
+        },
+        available: (state != CatalogState::Unavailable).then(|| format!("apt:{source}=6.12.48-1")),
+        installed: installed.iter().map(|name| (*name).to_owned()).collect(),
+        state,
+    };
+    let cloud = "6.12.48+deb12-cloud-amd64";
+    vec![
+        item(
+            "debian-cloud",
+            "linux-image-cloud-amd64",
+            "small, virtio only",
+            &[cloud],
+            CatalogState::Installed,
+        ),
+        item("debian", "linux-image-amd64", "for every machine", &[], CatalogState::Available),
+        item("debian-rt", "linux-image-rt-amd64", "with PREEMPT_RT", &[], CatalogState::Available),
+        item("ubuntu-virtual", "linux-image-virtual", "for virtual machines", &[], CatalogState::Unavailable),
+    ]
+}
+
+/// What a guest tells of itself, so many seconds after it started.
+pub(crate) fn guest(seconds: u64) -> VmStats {
+    let memory = Memory { total: 1012 << 20, available: (700 - 3 * seconds) << 20, ..Memory::default() };
+    let processor = Processor {
+        count: 2,
+        user_milliseconds: seconds * 240 + (seconds * seconds * 7) % 100,
+        system_milliseconds: seconds * 60,
+        idle_milliseconds: seconds * 1700,
+        ..Processor::default()
+    };
+    let guest = GuestStats {
+        uptime_nanoseconds: seconds * 1_000_000_000,
+        load_thousandths: [340, 120, 40],
+        threads: 61,
+        processor,
+        memory,
+        file_systems: vec![FileSystem { mount_point: "/".into(), total: 8 << 30, available: 7 << 30 }],
+        disks: vec![Disk { name: "vda".into(), read: seconds * 900_000, written: seconds * 120_000 }],
+        interfaces: vec![Interface { name: "eth0".into(), received: seconds * 4100, sent: seconds * 900 }],
+    };
+    let at = NOW + 1000 * i64::try_from(seconds).unwrap_or(0);
+    let host = HostUsage { at, cpu_ms: seconds * 300, resident_bytes: 0, read_bytes: 0, written_bytes: 0 };
+    VmStats { name: "api".into(), guest, host }
 }
 
 /// What freeing everything would free.

@@ -10,110 +10,56 @@ use crate::view::progress;
 use crate::view::table::{self, Column};
 
 pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
-    Column {
-        title: "OPERATION",
-        min: 15,
-        max: 16,
-        rank: 0,
-        right: false,
-        sort: Some(2),
-        measure: None,
-        paint: |cell, view| {
-            let (glyph, style) = progress::look(cell.model, view.record.state);
-            cell.glyph(glyph, style);
-            cell.skip(1);
-            cell.name(view.record.kind.as_str());
-        },
-    },
-    Column {
-        title: "TARGET",
-        min: 12,
-        max: 44,
-        rank: 1,
-        right: false,
-        sort: Some(3),
-        measure: Some(|view| text::width(&view.record.target)),
-        paint: |cell, view| {
+    Column::<OperationView>::new("OPERATION", 0, (14, 20), |cell, view| {
+        let (glyph, style) = progress::look(cell.model, view.record.state);
+        cell.glyph(glyph, style);
+        cell.skip(1);
+        cell.name(view.record.kind.as_str());
+    })
+    .sorted(2)
+    .measured(|view| text::width(view.record.kind.as_str()) + 2),
+    Column::<OperationView>::new("TARGET", 1, (16, 44), |cell, view| {
+        let style = cell.model.theme.text;
+        cell.reference(&view.record.target, style);
+    })
+    .sorted(3)
+    .measured(|view| text::width(&view.record.target)),
+    Column::<OperationView>::new("PROGRESS", 2, (16, 28), operation_progress),
+    Column::<OperationView>::new("RATE", 4, (10, 10), |cell, view| {
+        if let Some(rate) = cell.model.rates.of_operation(view) {
             let style = cell.model.theme.text;
-            cell.text(&view.record.target, style);
-        },
-    },
-    Column {
-        title: "PROGRESS",
-        min: 18,
-        max: 28,
-        rank: 2,
-        right: false,
-        sort: None,
-        measure: None,
-        paint: operation_progress,
-    },
-    Column {
-        title: "RATE",
-        min: 11,
-        max: 11,
-        rank: 4,
-        right: true,
-        sort: None,
-        measure: None,
-        paint: |cell, view| {
-            if let Some(rate) = cell.model.rates.of_operation(view) {
-                let style = cell.model.theme.text;
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                cell.format(format_args!("{}/s", Bytes(rate as u64)), style);
-            }
-        },
-    },
-    Column {
-        title: "LEFT",
-        min: 6,
-        max: 6,
-        rank: 5,
-        right: true,
-        sort: None,
-        measure: None,
-        paint: |cell, view| {
-            let (done, total) = view.progress.bytes();
-            let rate = cell.model.rates.of_operation(view);
-            if let (OperationState::Running, Some(left)) = (view.record.state, time_left(done, total, rate)) {
-                let style = cell.model.theme.dim;
-                cell.format(format_args!("{}", Span(left)), style);
-            }
-        },
-    },
-    Column {
-        title: "TOOK",
-        min: 10,
-        max: 10,
-        rank: 3,
-        right: true,
-        sort: None,
-        measure: None,
-        paint: |cell, view| {
-            let record = &view.record;
-            let running = record.state == OperationState::Running;
-            let style = if running { cell.model.theme.text } else { cell.model.theme.dim };
-            let took = between(record.started_at, record.ended_at.unwrap_or(cell.model.now));
-            if running {
-                cell.format(format_args!("{}", Span(i64::try_from(took).unwrap_or(i64::MAX))), style);
-            } else {
-                cell.format(format_args!("{}", Took(took)), style);
-            }
-        },
-    },
-    Column {
-        title: "BEGAN",
-        min: 8,
-        max: 8,
-        rank: 6,
-        right: true,
-        sort: Some(1),
-        measure: None,
-        paint: |cell, view| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            cell.format(format_args!("{}/s", Bytes(rate as u64)), style);
+        }
+    })
+    .right(),
+    Column::<OperationView>::new("LEFT", 5, (6, 6), |cell, view| {
+        let (done, total) = view.progress.bytes();
+        let rate = cell.model.rates.of_operation(view);
+        if let (OperationState::Running, Some(left)) = (view.record.state, time_left(done, total, rate)) {
             let style = cell.model.theme.dim;
-            cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
-        },
-    },
+            cell.format(format_args!("{}", Span(left)), style);
+        }
+    })
+    .right(),
+    Column::<OperationView>::new("TOOK", 3, (7, 7), |cell, view| {
+        let record = &view.record;
+        let running = record.state == OperationState::Running;
+        let style = if running { cell.model.theme.text } else { cell.model.theme.dim };
+        let took = between(record.started_at, record.ended_at.unwrap_or(cell.model.now));
+        if running {
+            cell.format(format_args!("{}", Span(i64::try_from(took).unwrap_or(i64::MAX))), style);
+        } else {
+            cell.format(format_args!("{}", Took(took)), style);
+        }
+    })
+    .right(),
+    Column::<OperationView>::new("BEGAN", 6, (8, 8), |cell, view| {
+        let style = cell.model.theme.dim;
+        cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
+    })
+    .right()
+    .sorted(1),
 ];
 
 fn operation_progress(cell: &mut table::Cell<'_, '_>, view: &OperationView) {

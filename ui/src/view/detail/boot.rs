@@ -2,6 +2,7 @@
 
 use vmdeck_engine::vm::record::Vm;
 
+use crate::action::Action;
 use crate::format::{Span, Took};
 use crate::view::pen::Pen;
 use crate::view::{lists, phases};
@@ -25,10 +26,26 @@ pub(super) fn boot(pen: &mut Pen<'_, '_>, vm: &Vm) {
     });
     pen.blank();
     let Some(boot) = &vm.boot else {
-        let key = model.keymap.describe(crate::action::Action::StartVm);
+        let key = model.keymap.describe(Action::StartVm);
         pen.text(&format!("It has never booted: {key} starts it."), theme.dim);
         return;
     };
+    for warning in &boot.warnings {
+        let mark = format!("{} ", model.glyphs.warning);
+        pen.hanging(&mark, theme.warning, warning, theme.warning);
+    }
+    if boot.command_not_run().is_some() && vm.state.has_process() {
+        let shell = model.keymap.describe(Action::Shell);
+        pen.hanging(
+            "  ",
+            theme.dim,
+            &format!("The machine is up without it: {shell} opens a shell."),
+            theme.text,
+        );
+    }
+    if !boot.warnings.is_empty() {
+        pen.blank();
+    }
     pen.line(|line| {
         line.put("Boot", theme.title);
         line.format(format_args!("  {} ago", Span(model.now - boot.started_at)), theme.dim);
