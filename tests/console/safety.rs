@@ -162,8 +162,9 @@ fn what_comes_from_outside_cannot_command_the_terminal() {
     assert!(!ended.stderr.contains('\x1b'), "{ended:?}");
     let mut terminal = open(&deck);
     terminal.type_in("4");
-    terminal.wait_for("oci:/x");
+    terminal.wait_for("image pull");
     terminal.type_in("\r");
+    terminal.wait_for("oci:/x");
     terminal.settle();
     let bytes = terminal.bytes();
     for forbidden in [b"\x1b]".as_slice(), b"\x07", "\u{9b}".as_bytes()] {

@@ -25,7 +25,8 @@ pub struct Painter<'a> {
 }
 
 impl<'a> Painter<'a> {
-    /// `ellipsis` ends texts that do not fit.
+    /// `ellipsis` ends texts that do not fit; one of ASCII says that nothing else is painted either:
+    /// a terminal of another encoding would make something else of it, and of its width.
     pub fn new(buffer: &'a mut Buffer, ellipsis: char) -> Self {
         let clip = buffer.area;
         Self { buffer, clip, ellipsis, scratch: String::with_capacity(128) }
@@ -34,6 +35,10 @@ impl<'a> Painter<'a> {
     /// Where this painter may paint.
     pub fn area(&self) -> Rect {
         self.clip
+    }
+
+    fn is_ascii(&self) -> bool {
+        self.ellipsis.is_ascii()
     }
 
     fn cell(&mut self, x: u16, y: u16) -> Option<&mut Cell> {
@@ -94,7 +99,7 @@ impl<'a> Painter<'a> {
                     used += width;
                     marks = 0;
                 }
-                Shown::Mark(mark) if used > 0 && marks < MARKS => {
+                Shown::Mark(mark) if used > 0 && marks < MARKS && !self.is_ascii() => {
                     marks += 1;
                     let mut at = x + used - 1;
                     // The second cell of a wide character is empty; the mark belongs to the first.
@@ -179,6 +184,13 @@ impl<'a> Painter<'a> {
         if width == 2 && x + 1 >= self.clip.right() {
             return;
         }
+        if self.is_ascii() && !character.is_ascii() {
+            self.put(x, y, in_ascii(character), 1, style);
+            if width == 2 {
+                self.put(x + 1, y, ' ', 1, style);
+            }
+            return;
+        }
         self.part(x, y);
         self.part(x.saturating_add(width), y);
         if let Some(cell) = self.cell(x, y) {
@@ -224,6 +236,19 @@ impl<'a> Painter<'a> {
     }
 }
 
+/// What stands for a character where there is only ASCII.
+fn in_ascii(character: char) -> char {
+    match character {
+        '…' => '~',
+        '←' | '‹' => '<',
+        '→' | '›' => '>',
+        '↑' => '^',
+        '↓' => 'v',
+        '×' => 'x',
+        _ => '?',
+    }
+}
+
 /// Characters of a box.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
@@ -255,6 +280,14 @@ mod tests {
         assert_eq!(paint("漢字", 3), "漢…");
         assert_eq!(paint("e\u{301}e", 2), "e\u{301}e");
         assert_eq!(paint("\u{1b}]0;x\u{7}", 10), "?]0;x?");
+    }
+
+    #[test]
+    fn where_there_is_only_ascii_nothing_else_is_painted() {
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 12, 1));
+        Painter::new(&mut buffer, '~').text(0, 0, 12, "é漢e\u{301} → 12345", Style::new());
+        let text: String = buffer.content().iter().map(|cell| cell.symbol()).collect();
+        assert_eq!(text, "?? e > 12345");
     }
 
     #[test]
