@@ -205,6 +205,13 @@ impl Agent {
         }
         self.warn();
         let now = Instant::now();
+        let mut events = Vec::new();
+        for index in 0..self.ports.len() {
+            self.ports[index].expire(now, &mut events);
+            for event in events.drain(..) {
+                self.handle(index, event);
+            }
+        }
         for session in self.sessions.values_mut() {
             session.expire(now);
         }
@@ -244,6 +251,7 @@ impl Agent {
         let now = Instant::now();
         let deadlines = self.sessions.values().filter_map(Session::deadline);
         let deadlines = deadlines.chain(self.discovery.as_ref().and_then(Discovery::next_scan));
+        let deadlines = deadlines.chain(self.ports.iter().filter_map(Port::deadline));
         let mut wait = deadlines.map(|at| at.saturating_duration_since(now)).fold(longest, Duration::min);
         if self.ports.iter().any(Port::has_output) {
             wait = wait.min(FLUSH_RETRY);
