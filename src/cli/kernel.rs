@@ -67,7 +67,7 @@ pub(crate) struct ImportArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinuz: Option<PathBuf>,
 
-    /// Its modules: a folder like `/lib/modules/RELEASE`
+    /// Its modules: a folder like `/lib/modules/RELEASE`, or an ext4 image of one
     #[arg(long, value_name = "DIR", requires = "vmlinuz")]
     pub(crate) modules: Option<PathBuf>,
 

@@ -82,8 +82,9 @@ impl Checked {
         request.disk_gib.map_or(Ok(()), check_disk)?;
         let network = request.network.unwrap_or(NetworkMode::User);
         if network == NetworkMode::Bridge {
-            return Err(Error::host_cannot("the bridged network is not part of this version")
-                .with_hint("use --network user: it needs no root, and --port forwards ports"));
+            return Err(Error::host_cannot("the bridged network is not part of this version").with_hint(
+                "use --network user, or lan for machines that reach each other: they need no root",
+            ));
         }
         if network == NetworkMode::None && !request.ports.is_empty() {
             return Err(Error::usage("a machine without a network has no ports to forward")

@@ -113,6 +113,26 @@ async fn a_machine_without_a_network_has_no_address() {
 }
 
 #[tokio::test]
+async fn machines_of_the_lan_are_neighbours_and_others_are_not() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let create = async |name: &str, network| {
+        let request = CreateVm { network: Some(network), ..request(name) };
+        process.vms.create(request, None).wait().await.unwrap().address.unwrap().octets()
+    };
+    let alone = create("alone", NetworkMode::User).await;
+    let [a, b, c, first] = create("first", NetworkMode::Lan).await;
+    assert_eq!(create("second", NetworkMode::Lan).await, [a, b, c, first + 1]);
+    assert_ne!(alone[..3], [a, b, c]);
+    assert_ne!(create("later", NetworkMode::User).await[..3], [a, b, c]);
+    // A clone is one of them too, and what is given back is given out again.
+    let clone = process.vms.clone_vm("second", Some("clone".into()), None).wait().await.unwrap();
+    assert_eq!(clone.address.unwrap().octets(), [a, b, c, first + 2]);
+    process.vms.delete("first", false, None).wait().await.unwrap();
+    assert_eq!(create("third", NetworkMode::Lan).await, [a, b, c, first]);
+}
+
+#[tokio::test]
 async fn unknown_images_and_kernels_are_not_found() {
     let deck = Deck::new().await;
     let process = deck.open();
