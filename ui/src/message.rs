@@ -47,7 +47,7 @@ pub enum Msg {
     /// Short names of images that can be pulled.
     Catalog(Vec<CatalogEntry>),
     /// Kernels there are to be had, and how they stand.
-    KernelCatalog(Vec<CatalogItem>),
+    KernelCatalog(Result<Vec<CatalogItem>, ErrorReport>),
     /// What freeing would free, to be asked about.
     PrunePreview {
         all: bool,

@@ -170,6 +170,8 @@ pub struct Model {
     pub catalog: Vec<CatalogEntry>,
     /// Whether the engine was asked for the catalog of kernels since those here changed.
     pub kernel_catalog_asked: bool,
+    /// Whether its answer is still to come: the package archive may take a while.
+    pub kernel_catalog_sought: bool,
     /// The user's home, for paths that begin with `~`.
     pub home: Option<PathBuf>,
     /// Palette lines run before, newest first.
@@ -224,6 +226,7 @@ impl Model {
             boots: None,
             catalog: Vec::new(),
             kernel_catalog_asked: false,
+            kernel_catalog_sought: false,
             home: None,
             palette_history: VecDeque::new(),
         }

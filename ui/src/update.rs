@@ -78,8 +78,14 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::Space(space, usage) => model.space = Some((space, usage)),
         Msg::Catalog(catalog) => model.catalog = catalog,
         Msg::KernelCatalog(catalog) => {
-            model.snapshot.take_kernel_catalog(catalog);
-            model.kernels.refresh::<KernelRow>(&model.snapshot);
+            model.kernel_catalog_sought = false;
+            match catalog {
+                Ok(catalog) => {
+                    model.snapshot.take_kernel_catalog(catalog);
+                    model.kernels.refresh::<KernelRow>(&model.snapshot);
+                }
+                Err(error) => fail(model, "catalog of kernels", error),
+            }
         }
         Msg::PrunePreview { all, report } => match report {
             Ok(report) => questions::prune(model, all, &report),
@@ -191,7 +197,7 @@ fn measure(model: &mut Model, effects: &mut Vec<Effect>) {
 /// Asks for what the details show and the snapshot does not hold.
 fn load_details(model: &mut Model, effects: &mut Vec<Effect>) {
     if model.engine_open && model.view == View::Kernels && !model.kernel_catalog_asked {
-        model.kernel_catalog_asked = true;
+        (model.kernel_catalog_asked, model.kernel_catalog_sought) = (true, true);
         effects.push(Effect::LoadKernelCatalog);
     }
     if !model.engine_open || layout(model).detail.is_none() {

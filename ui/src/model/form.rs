@@ -58,7 +58,7 @@ impl Field {
             Self::Cpus => "2",
             Self::Memory => "1G",
             Self::Disk => "8G",
-            Self::Ports => "8080:80, 5353:53/udp",
+            Self::Ports => "none; such as 8080:80, 5353:53/udp",
             Self::Kernel | Self::Network | Self::Start => "",
         }
     }

@@ -141,7 +141,7 @@ impl Log {
         // The first picture is no news.
         if old.generation == 0 {
             let text = format!(
-                "{} machines, {} images, {} kernels on record",
+                "on record: machines {}, images {}, kernels {}",
                 new.vms.len(),
                 new.images.len(),
                 new.kernels.len()

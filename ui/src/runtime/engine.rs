@@ -156,10 +156,10 @@ impl Link {
                     Ok(catalog) => Some(Msg::Catalog(catalog)),
                     Err(error) => Some(Msg::Notice(error.report())),
                 },
-                Effect::LoadKernelCatalog => match engine.kernels().catalog().await {
-                    Ok(catalog) => Some(Msg::KernelCatalog(catalog)),
-                    Err(error) => Some(Msg::Notice(error.report())),
-                },
+                Effect::LoadKernelCatalog => {
+                    let catalog = engine.kernels().catalog().await;
+                    Some(Msg::KernelCatalog(catalog.map_err(|error| error.report())))
+                }
                 Effect::SaveLog(path, text) => {
                     let result = save(write_new, path.clone(), text).await;
                     Some(Msg::Saved(path, result.map_err(|error| error.report())))

@@ -74,37 +74,37 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     rule(model, painter, area, focused);
     let Some(name) = current_name(model) else { return };
     let style = if focused { theme.accent.bold() } else { theme.title };
-    let width = name_width(area, name);
+    let width = name_width(model.view, area, name);
     painter.text(area.x + 1, area.y, 1, " ", theme.text);
     painter.text(area.x + 2, area.y, width, name, style);
     painter.text(area.x + 2 + width, area.y, 1, " ", theme.text);
     if model.view == View::Vms {
-        for (tab, (x, width)) in VmTab::ALL.into_iter().zip(tabs(area, name)) {
+        for (tab, (x, _)) in VmTab::ALL.into_iter().zip(tabs(area, name)) {
             let here = tab == model.vm_tab;
             let style = if here { theme.bold.underlined() } else { theme.dim };
             let room = area.right().saturating_sub(x + 1);
             painter.text(x, area.y, room.min(1), " ", theme.text);
-            painter.text(x + 1, area.y, room.min(width - 2), tab.title(), style);
-            painter.text(
-                x + width - 1,
-                area.y,
-                area.right().saturating_sub(x + width).min(1),
-                " ",
-                theme.text,
-            );
+            let used = painter.text(x + 1, area.y, room, tab.title(), style);
+            let x = x + 1 + used;
+            painter.text(x, area.y, area.right().saturating_sub(x).min(1), " ", theme.text);
         }
     }
 }
 
-fn name_width(area: Rect, name: &str) -> u16 {
-    text::width(name).min(area.width.saturating_sub(TABS).max(10)).min(area.width.saturating_sub(4))
+fn name_width(view: View, area: Rect, name: &str) -> u16 {
+    let tabs = if view == View::Vms { TABS } else { 0 };
+    text::width(name).min(area.width.saturating_sub(tabs).max(10)).min(area.width.saturating_sub(4))
 }
 
 /// Where each tab is: its first column and width.
 fn tabs(area: Rect, name: &str) -> [(u16, u16); 7] {
-    let mut x = area.x + 2 + name_width(area, name) + 2;
+    let from = name_width(View::Vms, area, name) + 4;
+    let mut x = area.x + from;
+    // Where there is little room, one blank between two of them is enough.
+    let titles = VmTab::ALL.iter().map(|tab| text::width(tab.title()) + 2).sum::<u16>();
+    let blanks = if from + titles <= area.width { 2 } else { 1 };
     VmTab::ALL.map(|tab| {
-        let width = text::width(tab.title()) + 2;
+        let width = text::width(tab.title()) + blanks;
         let place = (x, width);
         x += width;
         place

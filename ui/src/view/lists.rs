@@ -79,6 +79,9 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect, list: &ListState,
     } else {
         x += painter.format(x, area.y, room(x), format_args!(" {}", list.total), theme.text);
     }
+    if model.view == View::Kernels && model.kernel_catalog_sought {
+        x += painter.text(x, area.y, room(x), "  looking up what can be pulled", theme.busy);
+    }
     if !list.marks.is_empty() {
         x += painter.format(x, area.y, room(x), format_args!("  {} marked", list.marks.len()), theme.marked);
     }

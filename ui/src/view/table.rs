@@ -110,17 +110,19 @@ fn place<T>(columns: &[Column<T>], width: u16, wanted: impl Fn(&Column<T>) -> u1
             widths[index] = column.min;
         }
     }
-    // What is left over goes to the columns that can use it, a part to each by turns.
+    // What is left over goes to the columns that can use it, a part to each by turns: first to those
+    // that have more to say, then to those that only look better so.
     let mut left = room.saturating_sub(needed(&widths));
-    while left > 0 {
-        let mut given = false;
-        for (width, most) in widths.iter_mut().zip(most) {
-            if *width > 0 && *width < most && left > 0 {
-                (*width, left, given) = (*width + 1, left - 1, true);
+    for measured in [true, false] {
+        let mut given = true;
+        while left > 0 && given {
+            given = false;
+            let these = columns.iter().zip(widths.iter_mut()).zip(most);
+            for ((_, width), most) in these.filter(|((column, _), _)| column.measure.is_some() == measured) {
+                if *width > 0 && *width < most && left > 0 {
+                    (*width, left, given) = (*width + 1, left - 1, true);
+                }
             }
-        }
-        if !given {
-            break;
         }
     }
     let mut places = [(0, 0); COLUMNS];

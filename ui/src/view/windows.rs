@@ -176,7 +176,7 @@ fn paint_palette(model: &Model, painter: &mut Painter<'_>, all: Rect, palette: &
     let matches = palette_matches(palette.input.text());
     let room = all.height.saturating_sub(6).clamp(1, 14);
     let area = Rect { height: room + 4, ..all };
-    let inside = window(model, painter, Rect { y: all.y + 1, ..area }, (72, room + 3), "Commands");
+    let inside = window(model, painter, Rect { y: all.y + 1, ..area }, (78, room + 3), "Commands");
     let x = inside.x + painter.text(inside.x, inside.y, 2, ": ", theme.key);
     let field = Rect { x, height: 1, width: inside.right().saturating_sub(x), ..inside };
     input(model, painter, field, &palette.input, "the name of an action, or the number of a row", true);
@@ -194,8 +194,10 @@ fn paint_palette(model: &Model, painter: &mut Painter<'_>, all: Rect, palette: &
         let dim = super::row_style(theme.dim, highlight);
         let key = super::row_style(theme.key, highlight);
         painter.text(line.x + 1, y, 18, info.name, style);
-        painter.text(line.x + 20, y, 10, &model.keymap.describe(info.action), key);
-        painter.text(line.x + 31, y, line.width.saturating_sub(32), info.help, dim);
+        if let Some(keys) = model.keymap.keys_of(info.action) {
+            painter.text(line.x + 20, y, 8, &crate::keymap::sequence(keys), key);
+        }
+        painter.text(line.x + 29, y, line.width.saturating_sub(30), info.help, dim);
     }
     if let Some(row) = palette.row() {
         let text = format_args!("enter goes to row {row}");

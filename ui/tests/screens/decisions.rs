@@ -352,7 +352,7 @@ fn kernels_of_the_catalog_are_pulled_from_the_list() {
     let mut model = sample::model(busy(), 80, 24);
     let asked = press(&mut model, "3");
     assert!(asked.iter().any(|effect| matches!(effect, Effect::LoadKernelCatalog)), "{asked:?}");
-    update(&mut model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+    update(&mut model, NOW, Msg::KernelCatalog(Ok(sample::kernel_catalog())));
     // Two that are here, then what can be had.
     assert_eq!(commands(press(&mut model, "j j p enter")), ["pull kernel debian"]);
     assert_eq!(commands(press(&mut model, "space space p")), ["pull kernel debian", "pull kernel debian-rt"]);

@@ -155,7 +155,7 @@ proptest! {
                     update(&mut model, now, Msg::Mouse(event));
                 }
                 5 => drop(update(&mut model, now, Msg::Tick)),
-                6 => drop(update(&mut model, now, Msg::KernelCatalog(sample::kernel_catalog()))),
+                6 => drop(update(&mut model, now, Msg::KernelCatalog(Ok(sample::kernel_catalog())))),
                 7 => {
                     let line = LogLine { at: NOW - i64::from(x), level: Level::Detail, source: key.into(), text: key.repeat(90) };
                     update(&mut model, now, Msg::Events(vec![line]));

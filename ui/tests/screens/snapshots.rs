@@ -178,7 +178,7 @@ fn the_details_of_an_image() {
 fn kernels() {
     check("kernels", busy, |model| {
         press(model, "3 j");
-        update(model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+        update(model, NOW, Msg::KernelCatalog(Ok(sample::kernel_catalog())));
     });
 }
 
@@ -186,7 +186,7 @@ fn kernels() {
 fn a_kernel_of_the_catalog() {
     check("kernel-offered", busy, |model| {
         press(model, "3");
-        update(model, NOW, Msg::KernelCatalog(sample::kernel_catalog()));
+        update(model, NOW, Msg::KernelCatalog(Ok(sample::kernel_catalog())));
         press(model, "j j enter");
     });
 }

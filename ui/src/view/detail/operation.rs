@@ -3,6 +3,7 @@
 use vmdeck_engine::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
 use vmdeck_engine::operation::record::{OperationKind, OperationState};
 use vmdeck_engine::snapshot::OperationView;
+use vmdeck_engine::vm::record::Boot;
 
 use crate::format::{Bytes, Span, Took, between};
 use crate::model::rates::time_left;
@@ -66,16 +67,18 @@ pub(super) fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
         }
     }
     let started = model.snapshot.vms.iter().find(|vm| vm.name == record.target);
-    if let Some(boot) =
-        started.filter(|_| record.kind == OperationKind::VmStart).and_then(|vm| vm.boot.as_ref())
-        && boot.started_at >= record.started_at
-        && record.ended_at.is_none_or(|ended| boot.started_at <= ended)
-    {
+    let boot = started.filter(|_| record.kind == OperationKind::VmStart).and_then(|vm| vm.boot.as_ref());
+    let within = |boot: &&Boot| {
+        boot.started_at >= record.started_at && record.ended_at.is_none_or(|ended| boot.started_at <= ended)
+    };
+    // Its phases are the boot's, told in full.
+    let boot = boot.filter(within);
+    if let Some(boot) = boot {
         pen.blank();
         pen.heading("Boot");
         phases::waterfall(pen, boot);
     }
-    if !record.phases.is_empty() {
+    if !record.phases.is_empty() && boot.is_none() {
         pen.blank();
         pen.heading("Phases");
         for phase in &record.phases {

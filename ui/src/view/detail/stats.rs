@@ -3,7 +3,7 @@
 use vmdeck_engine::vm::VmStats;
 use vmdeck_engine::vm::record::Vm;
 
-use crate::format::{Bytes, Mebibytes, Span};
+use crate::format::{Bytes, Span};
 use crate::view::pen::Pen;
 use crate::view::spark;
 
@@ -112,7 +112,7 @@ fn host(pen: &mut Pen<'_, '_>, vm: &Vm) {
     pen.line(|line| {
         line.column("Memory", LABEL, theme.dim);
         line.format(format_args!("{}", Bytes(total.resident_bytes)), theme.bold);
-        line.format(format_args!(" of {} promised", Mebibytes(vm.settings.memory_mib)), theme.dim);
+        line.format(format_args!(" of {} promised", Bytes(vm.settings.memory_mib << 20)), theme.dim);
     });
     graph(pen, samples.map(|sample| sample.resident_bytes), vm.settings.memory_mib << 20);
     for (label, now, all) in
