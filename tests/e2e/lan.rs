@@ -61,6 +61,7 @@ fn machines_reach_each_other_also_when_the_switch_is_killed() {
     }
     assert_eq!(talk(&deck, "b", "a", "b"), "from b\n");
     assert_eq!(talk(&deck, "a", "b", &a), "from a\n");
+    assert!(deck.run(["vm", "show", "b"]).expect(0).stdout.contains("b.vmdeck"));
     let hosts = exec(&deck, "a", "cat /etc/hosts");
     assert!(hosts.contains(&format!("{a}\ta\ta.vmdeck\n")), "{hosts}");
     deck.run(["vm", "exec", "a", "--", "/bin/busybox", "ping", "-c", "1", "c.vmdeck"]).expect(1);

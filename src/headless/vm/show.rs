@@ -37,6 +37,7 @@ pub(super) fn fields(vm: &Vm) -> String {
         .add("work disk", if vm.settings.work_disk { "on" } else { "off" })
         .add("network", network(vm))
         .add_some("address", vm.address.map(|address| address.to_string()))
+        .add_some("name there", vmdeck_engine::network::lan::name(vm))
         .add("created", time(vm.created_at));
     for port in &vm.settings.ports {
         fields.add("port", port.to_string());

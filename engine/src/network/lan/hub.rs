@@ -1,19 +1,25 @@
 //! The cables and what moves the frames between them.
 //!
-//! Each machine has a task that reads its frames and hands each to whom it is for, at once or not at
-//! all: a machine that does not take its frames loses them, and nobody waits for it.
+//! ```text
+//! a machine ─ socket ─▶ task: judge ─▶ another's queue ─▶ task: send ─ socket ─▶ the other machine
+//! ```
+//!
+//! A frame is put into a queue at once or not at all: a machine that does not take its frames loses
+//! them, and nobody waits for it. The queue is there because the socket of a machine holds ten frames
+//! only (`net.unix.max_dgram_qlen`), which TCP would take for a network that loses most of them.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::frame::{self, Fate, MAX_FRAME, Mac, Offence, Station};
@@ -22,6 +28,9 @@ use super::{GUEST_SOCKET, SWITCH_SOCKET, resolver};
 
 /// Hardware address of the switch itself: locally administered, and of no machine (those begin with 5e).
 const RESOLVER_MAC: Mac = [0x56, 0x6d, 0x64, 0x65, 0x63, 0x6b];
+
+/// Frames that wait for a machine to take them, at most.
+const QUEUE: usize = 256;
 
 /// Pause after a cable failed in a way that is not known.
 const FAILED: Duration = Duration::from_millis(100);
@@ -42,7 +51,7 @@ pub(super) struct Hub {
     shared: Arc<Mutex<Table>>,
 }
 
-/// Guarded by the hub's mutex, which is held to look at it and to send one frame without waiting.
+/// Guarded by the hub's mutex, which is held to look at it and to put a frame into queues.
 #[derive(Debug, Default)]
 struct Table {
     cables: HashMap<Mac, Arc<Cable>>,
@@ -54,7 +63,7 @@ struct Table {
 pub(super) struct Connected {
     hub: Hub,
     cable: Arc<Cable>,
-    _task: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// What became of a machine's frames.
@@ -71,9 +80,8 @@ pub(super) struct Counters {
 #[derive(Debug)]
 struct Cable {
     member: Member,
-    /// For sending only, and never waits: whether the other end takes a frame is not for the reactor to
-    /// know, as the socket is connected to none.
-    socket: UnixDatagram,
+    /// Frames for the machine.
+    queue: mpsc::Sender<Box<[u8]>>,
     /// The folder stays reachable however long its path is: a socket's is limited to 108 bytes.
     folder: OwnedFd,
     counters: Counters,
@@ -89,21 +97,23 @@ impl Hub {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        let socket = UnixDatagram::bind(within(&folder, SWITCH_SOCKET))?;
-        socket.set_nonblocking(true)?;
-        let incoming = tokio::net::UnixDatagram::from_std(socket.try_clone()?)?;
+        let incoming = UnixDatagram::bind(within(&folder, SWITCH_SOCKET))?;
         let mac = member.station.mac;
-        let cable = Arc::new(Cable { member, socket, folder, counters: Counters::default() });
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let cable = Arc::new(Cable { member, queue, folder, counters: Counters::default() });
         {
             let mut table = self.table();
             table.cables.insert(mac, Arc::clone(&cable));
             table.rename();
         }
-        let task = tokio::spawn(self.clone().serve(Arc::clone(&cable), incoming));
-        Ok(Connected { hub: self.clone(), cable, _task: AbortOnDropHandle::new(task) })
+        let tasks = [
+            tokio::spawn(self.clone().serve(Arc::clone(&cable), incoming)),
+            tokio::spawn(Arc::clone(&cable).deliver(waiting)),
+        ];
+        Ok(Connected { hub: self.clone(), cable, _tasks: tasks.map(AbortOnDropHandle::new) })
     }
 
-    async fn serve(self, cable: Arc<Cable>, incoming: tokio::net::UnixDatagram) {
+    async fn serve(self, cable: Arc<Cable>, incoming: UnixDatagram) {
         // One byte more than is taken tells those that are too long.
         let mut buffer = vec![0; MAX_FRAME + 1];
         loop {
@@ -179,9 +189,37 @@ impl Table {
 }
 
 impl Cable {
-    /// Hands over a frame, at once or not at all.
+    /// Queues a frame, at once or not at all.
     fn send(&self, frame: &[u8]) -> bool {
-        self.socket.send_to(frame, within(&self.folder, GUEST_SOCKET)).is_ok()
+        self.queue.try_send(frame.into()).is_ok()
+    }
+
+    /// Sends what is queued, as fast as the machine takes it.
+    async fn deliver(self: Arc<Self>, mut waiting: mpsc::Receiver<Box<[u8]>>) {
+        let mut socket: Option<UnixDatagram> = None;
+        while let Some(frame) = waiting.recv().await {
+            if let Some(socket) = &socket
+                && socket.send(&frame).await.is_ok()
+            {
+                continue;
+            }
+            // The hypervisor had not made its end yet, or has ended.
+            socket = self.plug().ok();
+            let sent = match &socket {
+                Some(socket) => socket.send(&frame).await.is_ok(),
+                None => false,
+            };
+            if !sent {
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A socket connected to the machine's: only such a one tells when more can be sent.
+    fn plug(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(within(&self.folder, GUEST_SOCKET))?;
+        Ok(socket)
     }
 
     /// Whether it is of the same network: an older one may still have machines that run.
@@ -230,14 +268,14 @@ mod tests {
     /// A machine's end of its cable.
     struct Guest {
         folder: tempfile::TempDir,
-        socket: tokio::net::UnixDatagram,
+        socket: UnixDatagram,
         _connected: Connected,
     }
 
     impl Guest {
         fn new(hub: &Hub, name: &str, station: Station) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let socket = tokio::net::UnixDatagram::bind(folder.path().join(GUEST_SOCKET)).unwrap();
+            let socket = UnixDatagram::bind(folder.path().join(GUEST_SOCKET)).unwrap();
             let member = Member { name: name.into(), station, directory: folder.path().into() };
             Self { socket, _connected: hub.connect(member).unwrap(), folder }
         }

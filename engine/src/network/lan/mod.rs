@@ -33,8 +33,9 @@ use std::net::Ipv4Addr;
 pub(crate) use keeper::Keeper;
 pub use names::DOMAIN;
 
-use super::mac_with;
+use super::{host_name, mac_with};
 use crate::identifier::VmId;
+use crate::vm::record::{NetworkMode, Vm};
 
 /// The verb of the program that is the switch.
 pub const VERB: &str = "lan-switch";
@@ -52,6 +53,11 @@ const RESOLVER_HOST_NUMBER: u32 = 1;
 /// Address at which the switch of a machine's network answers for names.
 pub(crate) fn resolver(machine: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(machine) & !0xff | RESOLVER_HOST_NUMBER)
+}
+
+/// The name by which other machines reach this one, where they do.
+pub fn name(vm: &Vm) -> Option<String> {
+    (vm.settings.network == NetworkMode::Lan).then(|| format!("{}.{DOMAIN}", host_name(&vm.name)))
 }
 
 /// Hardware address of a machine's second network card.

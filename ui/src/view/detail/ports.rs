@@ -14,6 +14,9 @@ pub(super) fn ports(pen: &mut Pen<'_, '_>, vm: &Vm) {
     if let Some(address) = vm.address {
         pen.field_format("address", format_args!("{address}"));
     }
+    if let Some(name) = vmdeck_engine::network::lan::name(vm) {
+        pen.field("name", &name);
+    }
     pen.blank();
     let edit = model.keymap.describe(Action::EditVm);
     if settings.network == NetworkMode::None {
