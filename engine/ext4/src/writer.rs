@@ -22,6 +22,8 @@ const LARGE: u64 = 256;
 const MAX_RUN: u64 = 32_768;
 /// Bytes collected before they are written.
 const BUFFER: usize = 1 << 20;
+/// Bytes from which on content is written from where it is: copying it costs more than a call.
+const DIRECT: usize = 64 << 10;
 
 /// Streams the content of files to their final place. One per thread: it owns an arena of blocks.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct DataWriter<'a> {
     /// Where the first of them belongs.
     buffer_start: u64,
     /// The last block of the file in hand, as far as it is filled.
-    partial: Box<[u8; BLOCK]>,
+    partial: Vec<u8>,
     file: Option<OpenFile>,
 }
 
@@ -58,7 +60,7 @@ impl<'a> DataWriter<'a> {
             arena: Run::default(),
             buffer: Vec::new(),
             buffer_start: 0,
-            partial: Box::new([0; BLOCK]),
+            partial: vec![0; BLOCK],
             file: None,
         }
     }
@@ -155,8 +157,8 @@ impl<'a> DataWriter<'a> {
 
     /// Appends the partial block, which is full now.
     fn end_partial(&mut self) -> Result<(), FormatError> {
-        let block = std::mem::replace(&mut self.partial, Box::new([0; BLOCK]));
-        let appended = self.append(block.as_slice());
+        let block = std::mem::take(&mut self.partial);
+        let appended = self.append(&block);
         self.partial = block;
         if let Some(file) = &mut self.file {
             file.filled = 0;
@@ -186,8 +188,14 @@ impl<'a> DataWriter<'a> {
         while !rest.is_empty() {
             let mut run = self.take_blocks((rest.len() / BLOCK) as u64)?;
             let buffer_end = self.buffer_start + (self.buffer.len() / BLOCK) as u64;
-            if run.start != buffer_end {
+            let bytes = run.len() as usize * BLOCK;
+            if run.start != buffer_end || bytes >= DIRECT {
                 self.flush()?;
+            }
+            if bytes >= DIRECT {
+                self.formatter.file.write_all_at(&rest[..bytes], run.start * BLOCK_SIZE)?;
+                rest = &rest[bytes..];
+                continue;
             }
             while !run.is_empty() {
                 if self.buffer.len() >= BUFFER {
