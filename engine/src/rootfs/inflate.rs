@@ -5,9 +5,9 @@
 //! zstd (and 8 MiB for every level below 20).
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
-use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::Compression;
@@ -21,11 +21,11 @@ pub(super) trait Input {
 
 /// Where the unpacked bytes go.
 pub(super) trait Output {
-    /// An empty buffer to fill; its length is what fits.
+    /// A buffer to fill; its length is what fits.
     fn buffer(&mut self) -> Result<Vec<u8>, LayerError>;
 
-    /// Hands on the first `filled` bytes of a buffer.
-    fn send(&mut self, buffer: Vec<u8>, filled: usize) -> Result<(), LayerError>;
+    /// Hands a buffer on, and says where in it the new bytes are.
+    fn send(&mut self, buffer: Vec<u8>, content: Range<usize>) -> Result<(), LayerError>;
 
     /// Hands on bytes that needed no unpacking.
     fn pass(&mut self, bytes: Bytes) -> Result<(), LayerError>;
@@ -100,58 +100,51 @@ fn first_piece(input: &mut impl Input) -> Result<Bytes, LayerError> {
 }
 
 /// Gzip (RFC 1952): members one after the other. As with gzip(1), what follows the last member and
-/// is none is ignored.
+/// is none is ignored; it is read to its end all the same: the blob's own digest is over it, too, and
+/// its sender must not be left hanging.
 fn gunzip(first: Bytes, input: &mut impl Input, output: &mut impl Output) -> Result<(), LayerError> {
     const NAME: &str = "gzip";
-    /// Window of 2^15 bytes, the largest there is.
-    const WINDOW: u8 = 15;
-    let mut packed = first;
-    let mut buffer = output.buffer()?;
-    let mut filled = 0;
-    'members: loop {
-        let mut inflate = Decompress::new_gzip(WINDOW);
-        loop {
-            if packed.is_empty() {
-                packed = input.next()?.ok_or(LayerError::InflateTruncated(NAME))?;
+    vmdeck_inflate::gunzip(&mut Pieces { first: Some(first), input }, &mut Buffers(output)).map_err(|error| {
+        match error {
+            vmdeck_inflate::Error::Damaged(damage) => {
+                LayerError::Inflate(NAME, io::Error::new(io::ErrorKind::InvalidData, damage))
             }
-            let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
-            let status = inflate.decompress(&packed, &mut buffer[filled..], FlushDecompress::None).map_err(
-                |error| LayerError::Inflate(NAME, io::Error::new(io::ErrorKind::InvalidData, error)),
-            )?;
-            // Both are at most the lengths that were given.
-            let taken = (inflate.total_in() - before_in) as usize;
-            let made = (inflate.total_out() - before_out) as usize;
-            packed = packed.split_off(taken);
-            filled += made;
-            if filled == buffer.len() {
-                output.send(buffer, filled)?;
-                buffer = output.buffer()?;
-                filled = 0;
-            }
-            match status {
-                Status::StreamEnd => break,
-                // With input and room at hand there is always something to do.
-                Status::Ok | Status::BufError if taken == 0 && made == 0 => {
-                    return Err(LayerError::Inflate(NAME, io::ErrorKind::InvalidData.into()));
-                }
-                Status::Ok | Status::BufError => {}
-            }
+            vmdeck_inflate::Error::Truncated => LayerError::InflateTruncated(NAME),
+            vmdeck_inflate::Error::Stream(error) => error,
         }
-        while packed.len() < 2 {
-            match input.next()? {
-                Some(more) if packed.is_empty() => packed = more,
-                Some(more) => packed = [packed, more].concat().into(),
-                None => break 'members,
-            }
-        }
-        if magic(&packed) != Magic::Gzip {
-            break;
+    })
+}
+
+/// The input with its first piece, which was looked at, in front.
+struct Pieces<'a, I> {
+    first: Option<Bytes>,
+    input: &'a mut I,
+}
+
+impl<I: Input> vmdeck_inflate::Input for Pieces<'_, I> {
+    type Piece = Bytes;
+    type Error = LayerError;
+
+    fn next(&mut self) -> Result<Option<Bytes>, LayerError> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.input.next(),
         }
     }
-    output.send(buffer, filled)?;
-    // The blob's own digest is over its garbage, too: its sender must not be left hanging.
-    while input.next()?.is_some() {}
-    Ok(())
+}
+
+struct Buffers<'a, O>(&'a mut O);
+
+impl<O: Output> vmdeck_inflate::Output for Buffers<'_, O> {
+    type Error = LayerError;
+
+    fn buffer(&mut self) -> Result<Vec<u8>, LayerError> {
+        self.0.buffer()
+    }
+
+    fn hand_over(&mut self, buffer: Vec<u8>, content: Range<usize>) -> Result<(), LayerError> {
+        self.0.send(buffer, content)
+    }
 }
 
 /// Zstandard (RFC 8878): frames one after the other, skippable ones left out.
@@ -173,7 +166,7 @@ fn unzstd(first: Bytes, input: &mut impl Input, output: &mut impl Output) -> Res
         let full = filled == buffer.len();
         packed = packed.split_off(taken);
         if full {
-            output.send(buffer, filled)?;
+            output.send(buffer, 0..filled)?;
             buffer = output.buffer()?;
             filled = 0;
         } else if packed.is_empty() {
@@ -184,5 +177,5 @@ fn unzstd(first: Bytes, input: &mut impl Input, output: &mut impl Output) -> Res
             }
         }
     }
-    output.send(buffer, filled)
+    output.send(buffer, 0..filled)
 }

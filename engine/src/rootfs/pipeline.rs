@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::fmt::Write;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -30,11 +31,8 @@ use super::inflate::{self, Input, Output};
 use super::layer::{self, Budget};
 use super::tar::Source;
 
-/// Bytes of one buffer between the two threads: large enough that handing it over costs nothing,
-/// small enough to stay in the cache of a core.
-const BUFFER: usize = 256 << 10;
-/// Buffers of one layer: one being filled, one being read, two between them.
-const BUFFERS: usize = 4;
+/// Buffers of one layer: one being filled, one that it goes on from, one being read, two between.
+const BUFFERS: usize = 5;
 /// The ratio of a bomb is looked at only when it has some size.
 const RATIO_FREE: u64 = 64 << 20;
 
@@ -118,8 +116,8 @@ fn read(
 /// What goes from one thread to the other.
 #[derive(Debug)]
 enum Chunk {
-    /// A buffer that is to be given back, and how much of it is filled.
-    Buffer(Vec<u8>, usize),
+    /// A buffer that is to be given back, and where in it the bytes are.
+    Buffer(Vec<u8>, Range<usize>),
     Shared(Bytes),
     /// The stream is complete. A channel that closes without it means that unpacking failed.
     End,
@@ -191,15 +189,16 @@ impl Output for Chunks<'_> {
             Ok(buffer) => Ok(buffer),
             Err(TryRecvError::Empty) if self.buffers < BUFFERS => {
                 self.buffers += 1;
-                Ok(vec![0; BUFFER])
+                Ok(vec![0; vmdeck_inflate::BUFFER])
             }
             Err(TryRecvError::Empty) => self.recycled.recv().map_err(|_| LayerError::Stopped),
             Err(TryRecvError::Disconnected) => Err(LayerError::Stopped),
         }
     }
 
-    fn send(&mut self, buffer: Vec<u8>, filled: usize) -> Result<(), LayerError> {
-        self.hand_over(Chunk::Buffer(buffer, filled), filled)
+    fn send(&mut self, buffer: Vec<u8>, content: Range<usize>) -> Result<(), LayerError> {
+        let length = content.len();
+        self.hand_over(Chunk::Buffer(buffer, content), length)
     }
 
     fn pass(&mut self, bytes: Bytes) -> Result<(), LayerError> {
@@ -222,7 +221,7 @@ impl ChunkSource {
     /// What is left of the current chunk; nothing at the end of the stream.
     fn rest(&self) -> &[u8] {
         match &self.current {
-            Chunk::Buffer(buffer, filled) => &buffer[self.position..*filled],
+            Chunk::Buffer(buffer, content) => &buffer[content.start + self.position..content.end],
             Chunk::Shared(bytes) => &bytes[self.position..],
             Chunk::End => &[],
         }
