@@ -15,6 +15,7 @@ mod command_line;
 mod guest_verbs;
 mod lan;
 mod manage;
+mod proxy;
 mod pull;
 mod ssh;
 mod tree;

@@ -16,7 +16,12 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one; `None`, and a line that says so, where the host has none.
     pub(crate) fn start() -> Option<Self> {
-        Self::launch(None)
+        Self::launch(None, None)
+    }
+
+    /// Starts one that speaks TLS.
+    pub(crate) fn start_with_tls(tls: &Tls) -> Option<Self> {
+        Self::launch(None, Some(tls))
     }
 
     /// Starts one that lets in nobody else than this user.
@@ -24,10 +29,10 @@ impl Registry {
         if !super::have("htpasswd") {
             return None;
         }
-        Self::launch(Some((user, password)))
+        Self::launch(Some((user, password)), None)
     }
 
-    fn launch(login: Option<(&str, &str)>) -> Option<Self> {
+    fn launch(login: Option<(&str, &str)>, tls: Option<&Tls>) -> Option<Self> {
         if !super::have("docker-registry") || !super::have("skopeo") {
             return None;
         }
@@ -38,6 +43,9 @@ impl Registry {
             std::fs::write(&file, line).unwrap();
             format!("auth:\n  htpasswd:\n    realm: vmdeck\n    path: {}\n", file.display())
         });
+        let tls = tls.map_or_else(String::new, |tls| {
+            format!("  tls:\n    certificate: {}\n    key: {}\n", tls.file(CERTIFICATE), tls.file(KEY))
+        });
         // Another program may take the port between the look and the registry's start.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -45,7 +53,7 @@ impl Registry {
             std::fs::write(
                 &config,
                 format!(
-                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
                     folder.path().join("data").display()
                 ),
             )
@@ -75,6 +83,10 @@ impl Registry {
         panic!("the registry did not start");
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `127.0.0.1:PORT/NAME`
     pub(crate) fn reference(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
@@ -89,6 +101,42 @@ impl Registry {
                 .arg(format!("oci:{}:latest", layout.display()))
                 .arg(format!("docker://{}", self.reference(name))),
         );
+    }
+}
+
+const CERTIFICATE: &str = "ca.crt";
+const KEY: &str = "key.pem";
+
+/// A certificate that signs itself.
+pub(crate) struct Tls {
+    folder: tempfile::TempDir,
+}
+
+impl Tls {
+    pub(crate) fn for_host(name: &str) -> Option<Self> {
+        if !super::have("openssl") {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        super::run(
+            Command::new("openssl")
+                .current_dir(folder.path())
+                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+                .args(["-days", "2", "-subj", &format!("/CN={name}")])
+                .args(["-addext", &format!("subjectAltName=DNS:{name}")])
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+                .args(["-keyout", KEY, "-out", CERTIFICATE]),
+        );
+        Some(Self { folder })
+    }
+
+    /// As PEM.
+    pub(crate) fn certificate(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(CERTIFICATE)).unwrap()
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
     }
 }
 
