@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::allocator::Allocator;
+use crate::allocator::{Allocator, Run};
 use crate::assemble;
 use crate::error::FormatError;
 use crate::geometry::{BLOCK_SIZE, Geometry};
@@ -84,15 +84,23 @@ impl Formatter {
         self.free.store(bytes, Ordering::Relaxed);
     }
 
-    /// Gives back the blocks of content that the finished tree will not name, so that the image
-    /// neither holds nor shows it. Its writer must have been flushed.
-    pub fn release(&self, data: &FileData) -> Result<(), FormatError> {
-        for extent in &data.extents {
-            let offset = extent.physical * BLOCK_SIZE;
-            let length = u64::from(extent.blocks) * BLOCK_SIZE;
-            self.punch(offset, length)?;
-        }
-        Ok(())
+    /// Gives back the blocks of contents that the finished tree will not name, so that the image
+    /// neither holds nor shows them. Their writers must have been flushed.
+    pub fn release<'a>(&self, contents: impl IntoIterator<Item = &'a FileData>) -> Result<(), FormatError> {
+        let extents = contents.into_iter().flat_map(|data| &data.extents);
+        let mut runs: Vec<Run> = extents
+            .map(|extent| Run { start: extent.physical, end: extent.physical + u64::from(extent.blocks) })
+            .collect();
+        // Files that were written one after the other go in one call.
+        runs.sort_unstable();
+        runs.dedup_by(|next, run| {
+            let adjacent = next.start == run.end;
+            if adjacent {
+                run.end = next.end;
+            }
+            adjacent
+        });
+        runs.into_iter().try_for_each(|run| self.punch(run.start * BLOCK_SIZE, run.len() * BLOCK_SIZE))
     }
 
     fn punch(&self, offset: u64, length: u64) -> Result<(), FormatError> {

@@ -4,6 +4,7 @@
 //! Names are bytes, not strings; a directory's entries are kept in the order of their names.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A point in time: seconds since 1970-01-01T00:00:00Z and nanoseconds after them.
 ///
@@ -223,11 +224,13 @@ impl Tree {
         let InodeKind::Directory(entries) = &mut self.inodes[directory.index()].kind else {
             return Err(TreeError::NotADirectory);
         };
-        if entries.contains_key(name) {
-            return Err(TreeError::Exists);
+        match entries.entry(name.into()) {
+            Entry::Occupied(_) => Err(TreeError::Exists),
+            Entry::Vacant(place) => {
+                place.insert(id);
+                Ok(())
+            }
         }
-        entries.insert(name.into(), id);
-        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@
 //! through a folder of this host, so that owners, modes, devices, links and attributes are what the
 //! layers say, whoever runs this. Content that an upper layer hides is cut out of the image again.
 //!
-//! What one layer costs while it streams: two threads, 1.4 MiB of buffers, eight packed pieces as
+//! What one layer costs while it streams: two threads, 1.4 MiB of buffers, four packed pieces as
 //! large as the sender makes them, the ext4 writer's arena, and for zstd its window (8 MiB below
 //! level 20). Its list of entries stays until `finish`: about 150 bytes an entry. How many layers
 //! stream at the same time is the caller's choice.
@@ -57,7 +57,7 @@ use pipeline::LayerJob;
 pub use tar::TarError;
 
 /// Pieces of packed bytes that wait for a layer's thread.
-const PACKED_PIECES: usize = 8;
+const PACKED_PIECES: usize = 4;
 /// Bytes that are free in a new image at least, besides a quarter of the content. They cost
 /// nothing: the file is sparse.
 const FREE: u64 = 256 << 20;
@@ -292,9 +292,7 @@ impl RootfsBuilder {
     fn build(self, injections: &[Injection], work_seed: Option<&Path>) -> Result<Rootfs, RootfsError> {
         let Merged { jail, formatter, threads, options, created } = self.merge(injections)?;
         let format = |doing| move |source| RootfsError::Format { doing, source };
-        for data in merge::nameless(&jail) {
-            formatter.release(data).map_err(format("free what upper layers hide"))?;
-        }
+        formatter.release(merge::nameless(&jail)).map_err(format("free what upper layers hide"))?;
         let contents = Contents::of(&jail, &formatter);
         if let Some(path) = work_seed {
             seed::write(&jail, &formatter, path, options.uuid, created, &threads.cancel)?;

@@ -21,6 +21,9 @@ fn content_can_be_read_back_and_released() {
     writer.write(&kept[1_000_000..]).unwrap();
     let data = writer.end().unwrap();
     let secret = write(&mut writer, &b"a secret that must not stay ".repeat(1000));
+    let between = write(&mut writer, b"stays");
+    let more = write(&mut writer, &b"a secret of a second file ".repeat(300));
+    let last = write(&mut writer, &b"a secret of a third one ".repeat(400_000));
     let expected = [&kept[..1_000_000], &[0; 100_000], &kept[1_000_000..]].concat();
     writer.flush().unwrap();
     drop(writer);
@@ -35,7 +38,11 @@ fn content_can_be_read_back_and_released() {
         assert!(part[..length] == expected[offset..(offset + 5000).min(expected.len())]);
     }
 
-    formatter.release(&secret).unwrap();
+    // Out of order, and two that touch each other.
+    formatter.release([&last, &secret, &more]).unwrap();
+    let mut part = vec![0; 5];
+    formatter.read_at(&between, 0, &mut part).unwrap();
+    assert_eq!(part, b"stays");
     let mut tree = Tree::new(metadata(0o755));
     tree.create(tree.root(), b"kept", metadata(0o644), InodeKind::File(data)).unwrap();
     formatter.finish(&tree).unwrap();
