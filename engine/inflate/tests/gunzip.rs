@@ -1,5 +1,8 @@
 //! Against zlib-ng, which accepts what zlib accepts.
 
+// A test that cannot go on should say where.
+#![allow(clippy::unwrap_used)]
+
 use std::convert::Infallible;
 use std::io::Write;
 use std::ops::Range;
@@ -110,7 +113,8 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..3000),
         prop::collection::vec(prop::sample::select(&b"etaoin shrdlu\n"[..]), 0..6000),
-        (prop::collection::vec(any::<u8>(), 1..40), 1_usize..800).prop_map(|(unit, times)| unit.repeat(times)),
+        (prop::collection::vec(any::<u8>(), 1..40), 1_usize..800)
+            .prop_map(|(unit, times)| unit.repeat(times)),
         (any::<u8>(), 0_usize..50_000).prop_map(|(byte, length)| vec![byte; length]),
         (prop::collection::vec(any::<u8>(), 1..300), 32_000_usize..33_000).prop_map(|(unit, gap)| {
             let mut far = unit.clone();
@@ -212,9 +216,7 @@ fn every_part_of_the_header_is_read() {
     let with = |sum: u16| [&header[..], &sum.to_le_bytes(), body].concat();
     assert_eq!(unpack(&with(sum), &[1]).unwrap(), b"hello");
     assert_eq!(unpack(&with(sum ^ 1), &[1]), Err(Error::Damaged(Damage::HeaderChecksum)));
-    for (place, value, damage) in
-        [(0, 0, Damage::Magic), (2, 7, Damage::Header), (3, 0x20, Damage::Header)]
-    {
+    for (place, value, damage) in [(0, 0, Damage::Magic), (2, 7, Damage::Header), (3, 0x20, Damage::Header)] {
         let mut packed = whole.clone();
         packed[place] = value;
         assert_eq!(unpack(&packed, &[100]), Err(Error::Damaged(damage)));

@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::operation::progress::{ProgressPart, ProgressState};
 use crate::rootfs::LayerSink;
 
-/// Pieces on their way to the pump; each is what one read of the network gave.
-const PIECES: usize = 16;
+/// Pieces on their way to the pump; each is what one read of the network gave, 400 KiB from a fast
+/// one. All of them are still to be unpacked when the last byte is here.
+const PIECES: usize = 4;
 /// Bytes read from the disk at a time.
 const PIECE: usize = 256 << 10;
 /// When the flattener refuses a layer, so much more is fetched to learn whether the bytes are the
