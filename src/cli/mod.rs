@@ -143,7 +143,7 @@ pub(crate) enum Command {
         directory: Option<PathBuf>,
     },
 
-    /// Version of vmdeck and of what it is built with
+    /// Version of vmdeck
     Version,
 
     /// The switch of `--network lan`: a process of its own that vmdeck starts when machines need it

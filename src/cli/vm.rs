@@ -227,15 +227,15 @@ impl LabelFilter {
 /// What `create`, `run` and `set` have in common.
 #[derive(Args, Debug)]
 pub(crate) struct ResourceArguments {
-    /// Virtual CPUs
+    /// Virtual CPUs; a new machine has 2
     #[arg(long, short, value_name = "N")]
     pub(crate) cpus: Option<u32>,
 
-    /// Memory in MiB
+    /// Memory in MiB; a new machine has 1024
     #[arg(long, short, value_name = "MIB")]
     pub(crate) memory: Option<u64>,
 
-    /// Size of its disks in GiB; they only grow, and the file systems on them follow
+    /// Size of its disks in GiB, 8 or what the image needs for a new machine; they only grow, and the file systems on them follow
     #[arg(long, short, value_name = "GIB")]
     pub(crate) disk: Option<u64>,
 
@@ -303,7 +303,7 @@ pub(crate) struct MachineArguments {
     #[command(flatten)]
     pub(crate) resources: ResourceArguments,
 
-    /// How the machine reaches the network
+    /// How the machine reaches the network; `user` otherwise
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) network: Option<Network>,
 
@@ -387,6 +387,7 @@ pub(crate) struct ExecArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct SshArguments {
+    /// A machine that runs
     pub(crate) name: String,
 
     /// User to log in as
