@@ -13,6 +13,7 @@ program=$(realpath "${1:-target/debug/vmdeck}") # built already
 cargo build -q -p vmdeck-ui --example picture
 picture=$PWD/target/debug/examples/picture
 pictures=$PWD/assets/pictures
+mkdir -p "$pictures"
 columns=150
 rows=42
 work=$(mktemp -d "${TMPDIR:-/tmp}/vmdeck-pictures.XXXXXX")
@@ -72,10 +73,10 @@ image() {
     skopeo copy --quiet --insecure-policy --dest-tls-verify=false "oci:$layout:latest" \
         "docker://127.0.0.1:$port/$name"
 }
-image library/debian:12 30
-image team/api:2.4 120 160 60
-image library/node:22 100 40 140 20
-image library/postgres:17 200 80
+image library/debian:12 10
+image team/api:2.4 60 80 30
+image library/node:22 50 20 70 10
+image library/postgres:17 90 40
 
 if [ -n "${VMDECK_PICTURES_KERNEL:-}" ]; then
     "$program" kernel import --deb "$VMDECK_PICTURES_KERNEL" > /dev/null
@@ -107,9 +108,10 @@ seen() {
         sleep 0.1
     done
 }
-# Draws the screen as it is.
+# Draws the screen as it is; this run's home is called so.
 take() {
-    tmux -S "$work/tmux" capture-pane -e -p | "$picture" "$columns" "$rows" > "$pictures/$1.svg"
+    tmux -S "$work/tmux" capture-pane -e -p -N | "$picture" "$columns" "$rows" |
+        sed "s|$work|~|g" > "$pictures/$1.svg"
     echo "$pictures/$1.svg"
 }
 
@@ -123,7 +125,7 @@ keys / db Enter r
 seen kernel
 sleep 2
 take boot
-seen "ready in"
+seen "db is ready"
 for _ in 1 2 3; do
     keys Escape
     sleep 0.3
