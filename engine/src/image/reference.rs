@@ -237,7 +237,10 @@ fn parse_registry(text: &str) -> Result<RegistryReference, &'static str> {
     if !is_registry(registry) {
         return Err("the registry's host name or port is malformed");
     }
-    let registry = registry.to_ascii_lowercase();
+    // Hosts are the same in any case, but for one that is told from a repository's name by nothing but
+    // its capitals.
+    let lower = registry.to_ascii_lowercase();
+    let registry = if looks_like_registry(&lower) { lower } else { registry.to_owned() };
     let docker_hub = matches!(registry.as_str(), "docker.io" | "index.docker.io");
     let repository =
         if docker_hub && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
@@ -403,6 +406,9 @@ mod tests {
         check("127.0.0.1:5000/debian:12", "127.0.0.1:5000/debian:12", "debian");
         check("[::1]:5000/debian", "[::1]:5000/debian:latest", "debian");
         check("GHCR.io/a/b", "ghcr.io/a/b:latest", "b");
+        check("LOCALHOST/a", "localhost/a:latest", "a");
+        // Found by the fuzz target.
+        check("builD/a", "builD/a:latest", "a");
         check(&format!("debian@{digest}"), &format!("docker.io/library/debian@{digest}"), "debian");
         check(&format!("q.io/a:1@{digest}"), &format!("q.io/a:1@{digest}"), "a");
     }
