@@ -79,12 +79,15 @@ impl Engine {
         let used: HashSet<_> = vms.iter().map(|vm| vm.image_id.clone()).collect();
         tokio::task::spawn_blocking(move || {
             let mut usage = DiskUsage::default();
-            let mut counted = HashSet::new();
+            let (mut counted, mut inodes) = (HashSet::new(), Counted::new());
             for image in &images {
                 let Some(content) = &image.content_id else { continue };
                 // Names of one content share its files: the first has them.
-                let size =
-                    if counted.insert(content) { measure(&data.image(content))? } else { Size::default() };
+                let size = if counted.insert(content) {
+                    measure(&data.image(content), &mut inodes)?
+                } else {
+                    Size::default()
+                };
                 let needed = images
                     .iter()
                     .any(|other| other.content_id.as_ref() == Some(content) && used.contains(&other.id));
@@ -92,22 +95,29 @@ impl Engine {
                 usage.add(DiskUsageKind::Image, &image.name, size, free);
             }
             for kernel in &kernels {
-                usage.add(DiskUsageKind::Kernel, &kernel.name, measure(&data.kernel(&kernel.name))?, 0);
+                usage.add(
+                    DiskUsageKind::Kernel,
+                    &kernel.name,
+                    measure(&data.kernel(&kernel.name), &mut inodes)?,
+                    0,
+                );
             }
+            // Before the machines: what is frozen may still have its name for a run.
+            let frozen = measure(&data.layers(), &mut inodes)?;
             for vm in &vms {
-                usage.add(DiskUsageKind::Vm, &vm.name, measure(&data.vm(&vm.id))?, 0);
+                usage.add(DiskUsageKind::Vm, &vm.name, measure(&data.vm(&vm.id), &mut inodes)?, 0);
             }
-            usage.add(DiskUsageKind::Snapshots, "frozen disks", measure(&data.layers())?, 0);
-            usage.add(DiskUsageKind::Cache, "layers", measure(&data.blobs())?, reclaimable);
-            usage.add(DiskUsageKind::Staging, "staging", measure(&data.staging_root())?, 0);
+            usage.add(DiskUsageKind::Snapshots, "frozen disks", frozen, 0);
+            usage.add(DiskUsageKind::Cache, "layers", measure(&data.blobs(), &mut inodes)?, reclaimable);
+            usage.add(DiskUsageKind::Staging, "staging", measure(&data.staging_root(), &mut inodes)?, 0);
             let mut other = Size::default();
             for folder in [data.logs(), data.keys(), data.locks()] {
-                other.add(measure(&folder)?);
+                other.add(measure(&folder, &mut inodes)?);
             }
             for suffix in ["", "-wal", "-shm"] {
                 let mut path = data.database().into_os_string();
                 path.push(suffix);
-                other.add(measure(Path::new(&path))?);
+                other.add(measure(Path::new(&path), &mut inodes)?);
             }
             usage.add(DiskUsageKind::Other, "store, logs, keys", other, 0);
             Ok(usage)
@@ -145,8 +155,12 @@ impl Size {
     }
 }
 
-/// A file, or a folder with all in it; links are not followed, and what goes meanwhile is nothing.
-fn measure(path: &Path) -> Result<Size> {
+/// Device and inode of files with several names that were counted.
+type Counted = HashSet<(u64, u64)>;
+
+/// A file, or a folder with all in it; links are not followed, and what goes meanwhile is nothing. A
+/// file with several names counts once: machines that run have their disks under two.
+fn measure(path: &Path, counted: &mut Counted) -> Result<Size> {
     let mut size = Size::default();
     let mut pending = vec![path.to_owned()];
     while let Some(path) = pending.pop() {
@@ -156,6 +170,9 @@ fn measure(path: &Path) -> Result<Size> {
             Err(error) if gone(&error) => continue,
             result => result.map_err(fail)?,
         };
+        if metadata.is_file() && metadata.nlink() > 1 && !counted.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
         size.allocated += metadata.blocks() * 512;
         if !metadata.is_dir() {
             size.logical += metadata.len();

@@ -178,6 +178,55 @@ fn many_at_once_by_name_label_or_all() {
     assert_eq!(names(&[]), [""; 0]);
 }
 
+/// What the hypervisor reads when nothing of it is in the guest's memory any more.
+#[test]
+fn a_running_machine_keeps_its_disks_through_freezes_growth_and_clones() {
+    if !can_boot() {
+        return;
+    }
+    let deck = deck_with_busybox();
+    let (_guard, _clone) = (deck.guard("m"), deck.guard("n"));
+    deck.run(["vm", "run", "busybox", "--name", "m", "--memory", "256"]).expect(0);
+    let mut written = Vec::new();
+    let mut write = |name: &str| {
+        let random = "busybox dd if=/dev/urandom bs=1k count=300 2> /dev/null";
+        for folder in ["", "/root"] {
+            exec(&deck, &format!("{random} > {folder}/{name}"));
+            written.push(format!("{folder}/{name}"));
+        }
+        let sums = exec(&deck, &format!("busybox sync; busybox md5sum {}", written.join(" ")));
+        // The directories and the free space as well.
+        let again = format!(
+            "echo 3 > /proc/sys/vm/drop_caches; busybox find / -xdev > /dev/null; busybox df -k / > /dev/null; busybox md5sum {}",
+            written.join(" ")
+        );
+        assert_eq!(exec(&deck, &again), sums, "after {name}");
+        (again, sums)
+    };
+    write("first");
+    deck.run(["vm", "snapshot", "create", "m", "one"]).expect(0);
+    write("second");
+    deck.run(["vm", "snapshot", "create", "m", "two"]).expect(0);
+    write("third");
+    deck.run(["vm", "set", "m", "--disk", "9"]).expect(0);
+    write("fourth");
+    deck.run(["vm", "clone", "m", "n"]).expect(0);
+    let (again, sums) = write("fifth");
+    // The clone lies on layers that the original's hypervisor has open, and starts beside it.
+    deck.run(["vm", "start", "n"]).expect(0);
+    let of_clone = deck.run(["vm", "exec", "n", "--", "sh", "-c", &again.replace(" /fifth /root/fifth", "")]);
+    let of_clone = of_clone.expect(0).stdout;
+    assert!(sums.starts_with(&of_clone) && of_clone.contains("/root/fourth"), "{of_clone}\nof\n{sums}");
+    deck.run(["vm", "restart", "m"]).expect(0);
+    assert_eq!(exec(&deck, &again), sums);
+    // What a run is known by goes with it.
+    deck.run(["vm", "stop", "m", "n"]).expect(0);
+    let id = show(&deck, "m")["id"].as_str().unwrap().to_owned();
+    let disks: Vec<_> =
+        deck.files(&format!("vms/{id}")).into_iter().filter(|name| name.ends_with(".qcow2")).collect();
+    assert_eq!(disks, ["root.qcow2", "work.qcow2"]);
+}
+
 #[test]
 fn snapshots_and_clones_of_a_real_machine_also_when_vmdeck_is_killed() {
     if !can_boot() {

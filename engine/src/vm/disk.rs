@@ -37,6 +37,7 @@ pub(super) fn prepare(
     settings: &VmSettings,
     bases: &[Base],
 ) -> Result<Vec<Disk>> {
+    close(directory)?;
     let root = directory.join(ROOT);
     check_backing(&image.files.rootfs, "root", image)?;
     if exists(&root)? {
@@ -54,6 +55,9 @@ pub(super) fn prepare(
     if settings.work_disk {
         disks.push(work(directory, images, image, settings, bases)?);
     }
+    for disk in &mut disks {
+        disk.path = open(&disk.path)?;
+    }
     if let Some(modules) = &kernel.modules {
         disks.push(Disk {
             path: modules.clone(),
@@ -63,6 +67,44 @@ pub(super) fn prepare(
         });
     }
     Ok(disks)
+}
+
+/// Begins the names by which a run's hypervisor knows the files it writes.
+const OPEN_PREFIX: &str = "run-";
+
+/// Gives a disk's file a name for one run of the hypervisor, and returns it.
+///
+/// QEMU opens a file again, by its name, whenever what it may do with it changes: to grow a disk, or
+/// because a disk has become a layer that is only read. So the name must lead to the same file for as
+/// long as the hypervisor runs, whatever becomes of `root.qcow2` meanwhile.
+pub(super) fn open(disk: &Path) -> Result<PathBuf> {
+    let mut name = std::ffi::OsString::from(OPEN_PREFIX);
+    name.push(disk.file_name().unwrap_or_default());
+    let path = disk.with_file_name(name);
+    layer::remove_file(&path)?;
+    fs::hard_link(disk, &path).map_err(|error| {
+        Error::io(format!("cannot give the disk `{}` to the hypervisor", disk.display()), error)
+            .with_hint("the data directory must be on a file system that has hard links")
+    })?;
+    Ok(path)
+}
+
+/// Takes the names away that [`open`] gave, when the hypervisor is gone: what lies only under one of
+/// them is no disk of the machine any more.
+pub(super) fn close(directory: &Path) -> Result<()> {
+    let fail = |error| Error::io(format!("cannot read `{}`", directory.display()), error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name().to_string_lossy().starts_with(OPEN_PREFIX) {
+            layer::remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// A disk's file and how it is to be read.

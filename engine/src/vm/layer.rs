@@ -315,7 +315,7 @@ async fn hand_over(shared: &Shared, guard: &VmGuard, vm: &Vm, steps: &[Step]) ->
         let serial = step.disk.serial();
         // It may run without its work disk.
         if machine.disk_file(serial).await?.is_some() {
-            let path = guard.directory().join(overlay_name(step.disk, &step.layer.id));
+            let path = disk::open(&guard.directory().join(overlay_name(step.disk, &step.layer.id)))?;
             overlays.push(DiskOverlay { serial: serial.into(), path });
         }
     }

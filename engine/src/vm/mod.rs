@@ -519,8 +519,12 @@ impl Shared {
             .await
     }
 
-    /// A state that has none.
+    /// A state without a process. The caller holds the machine's lock, and the process is gone.
     async fn set_ended(&self, id: &VmId, state: VmState, ended: VmEnd) -> Result<()> {
+        if let Err(error) = disk::close(&self.data.vm(id)) {
+            // They are taken away at the next start at the latest.
+            tracing::warn!(%id, %error, "names of disks for a run that has ended stay");
+        }
         let id = id.clone();
         self.store
             .write_relaxed(move |transaction| {
