@@ -231,12 +231,12 @@ pub(crate) struct ResourceArguments {
     #[arg(long, short, value_name = "N")]
     pub(crate) cpus: Option<u32>,
 
-    /// Memory in MiB; a new machine has 1024
-    #[arg(long, short, value_name = "MIB")]
+    /// Memory in MiB, or as 512M or 2G; a new machine has 1024
+    #[arg(long, short, value_name = "MIB", value_parser = parse_mebibytes)]
     pub(crate) memory: Option<u64>,
 
-    /// Size of its disks in GiB, 8 or what the image needs for a new machine; they only grow, and the file systems on them follow
-    #[arg(long, short, value_name = "GIB")]
+    /// Size of its disks in GiB, or as 20G or 1T, 8 or what the image needs for a new machine; they only grow, and the file systems on them follow
+    #[arg(long, short, value_name = "GIB", value_parser = parse_gibibytes)]
     pub(crate) disk: Option<u64>,
 
     /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
@@ -448,6 +448,31 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// A number of MiB, or one with a unit.
+fn parse_mebibytes(text: &str) -> Result<u64, String> {
+    parse_size(text, &[("M", 1), ("G", 1 << 10), ("T", 1 << 20)])
+        .ok_or_else(|| "write a number of MiB, or one with its unit, for example 512M or 2G".to_owned())
+}
+
+/// A number of GiB, or one with a unit.
+fn parse_gibibytes(text: &str) -> Result<u64, String> {
+    parse_size(text, &[("G", 1), ("T", 1 << 10)])
+        .ok_or_else(|| "write a number of GiB, or one with its unit, for example 20G or 1T".to_owned())
+}
+
+/// Units are powers of two, as machines have them, whether written `G`, `GB` or `GiB`.
+fn parse_size(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = (text[..digits].parse::<u64>().ok()?, text[digits..].to_ascii_uppercase());
+    let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+    let factor = if text[digits..].is_empty() {
+        1
+    } else {
+        units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)?
+    };
+    number.checked_mul(factor)
+}
+
 /// `KEY[=VALUE]`
 fn parse_label_filter(text: &str) -> Result<LabelFilter, String> {
     let (key, value) = match text.split_once('=') {
@@ -515,6 +540,20 @@ fn loopback(text: &str) -> Result<Ipv4Addr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_or_none() {
+        let read = |text| (parse_mebibytes(text).ok(), parse_gibibytes(text).ok());
+        assert_eq!(read("512"), (Some(512), Some(512)));
+        assert_eq!(read("512M"), (Some(512), None));
+        assert_eq!(read("2g"), (Some(2048), Some(2)));
+        assert_eq!((read("2GiB"), read("2GB")), (read("2G"), read("2G")));
+        assert_eq!(read("1T"), (Some(1 << 20), Some(1024)));
+        for bad in ["", "M", "-1", "1.5G", "1K", "1B", "1Gi", "99999999999999999999", "18446744073709551615T"]
+        {
+            assert_eq!(read(bad), (None, None), "{bad}");
+        }
+    }
 
     #[test]
     fn forwards_are_read_as_documented() {

@@ -110,7 +110,7 @@ async fn run_command(context: &Context, arguments: RunArguments) -> Outcome {
         Ok(vm) => vm,
         Err(error) => return not_run(context.output, error, !arguments.command.is_empty()),
     };
-    let outcome = run_in(context, &vm, &arguments.command, arguments.terminal).await;
+    let outcome = run_in(context, &vm, &arguments.command, arguments.terminal, arguments.rm).await;
     if arguments.rm {
         // Deleted however it went, a cancelled boot included: its operation no longer runs.
         if let Err(error) = context.engine.vms().delete(&vm.name, true, None).wait().await {
@@ -125,6 +125,7 @@ async fn run_in(
     vm: &Vm,
     command: &[String],
     terminal: crate::cli::vm::TerminalArguments,
+    is_deleted: bool,
 ) -> Outcome {
     let vm = match context.follow(context.engine.vms().start(&vm.name, None)).await {
         Ok(vm) => vm,
@@ -139,7 +140,11 @@ async fn run_in(
         return Ok(COMMAND_NOT_FOUND);
     }
     let request = ExecRequest { command: command.to_vec(), ..ExecRequest::default() };
-    passed_on(context, exec::run(context, &vm.name, request, terminal).await)
+    let ended = passed_on(context, exec::run(context, &vm.name, request, terminal).await);
+    if !is_deleted {
+        context.output.message(&format!("`{0}` goes on running; `vmdeck vm stop {0}` stops it", vm.name));
+    }
+    ended
 }
 
 async fn exec_command(context: &Context, arguments: ExecArguments) -> Outcome {

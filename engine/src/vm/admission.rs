@@ -103,10 +103,14 @@ pub(super) fn admit(request: Request, state: VmState) -> Admission {
 }
 
 impl Denial {
-    pub(super) fn error(self, name: &str) -> Error {
+    pub(super) fn error(self, name: &str, request: Request) -> Error {
+        let or_force = match request {
+            Request::Delete { .. } => ", `vmdeck vm delete --force` deletes it as it runs",
+            _ => "",
+        };
         match self {
             Self::Runs => Error::conflict(format!("machine `{name}` is running"))
-                .with_hint(format!("`vmdeck vm stop {name}` first, or use --force where there is one")),
+                .with_hint(format!("`vmdeck vm stop {name}` stops it{or_force}")),
             Self::Starts => Error::conflict(format!("machine `{name}` is being started"))
                 .with_hint(format!("`vmdeck vm stop {name}` ends that")),
             Self::DoesNotRun => Error::conflict(format!("machine `{name}` does not run"))

@@ -173,7 +173,10 @@ async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> R
         plain_http: request.plain_http,
         ..PullImage::default()
     };
-    let image = shared.images.ensure_pulled(pull, operation);
+    let image = async {
+        let image = shared.images.ensure_pulled(pull, operation).await;
+        image.map_err(|error| not_here(&request.image, error))
+    };
     let kernel = async {
         match (request.kernel.as_deref(), own_kernel(shared, &request.image).await?) {
             (None, Some(own)) => shared.kernels.ensure_own(own, operation).await,
@@ -193,6 +196,19 @@ async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> R
         .with_hint("pull the image for this host's architecture, or name a kernel that fits with --kernel"));
     }
     Ok((image, kernel))
+}
+
+/// A bare name may be meant for an image that is here, or be mistyped.
+fn not_here(image: &str, error: Error) -> Error {
+    if error.is_cancelled() || image.contains(['/', ':', '@']) {
+        return error;
+    }
+    let why = error.full_message();
+    Error::new(
+        error.kind(),
+        format!("there is no image `{}` here, and it could not be pulled: {why}", image.escape_debug()),
+    )
+    .with_hint("`vmdeck image list` shows those that are here, `vmdeck image catalog` those known by name")
 }
 
 /// The kernel that an image brings along, which only registered ones do: they are here.

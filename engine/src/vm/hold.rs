@@ -42,7 +42,7 @@ pub(super) async fn admitted(
     let id = shared.find(name).await?.id;
     let Held { guard, vm, .. } = hold(shared, &id, request, operation).await?;
     match admit(request, vm.state) {
-        Admission::Denied(denial) => Err(denial.error(&vm.name)),
+        Admission::Denied(denial) => Err(denial.error(&vm.name, request)),
         admission => Ok(Admitted { guard, vm, done: admission == Admission::AlreadyDone }),
     }
 }
@@ -68,7 +68,7 @@ pub(super) async fn hold(
         }
         let behind = holder.as_ref().map_or(Admission::Wait, |holder| admit_behind(request, holder.request));
         match behind {
-            Admission::Denied(denial) => return Err(denial.error(&vm.name)),
+            Admission::Denied(denial) => return Err(denial.error(&vm.name, request)),
             Admission::Interrupt => {
                 interrupt(shared, holder.as_ref(), operation).await?;
                 let waiting = shared.locks.acquire(id, operation.cancelled());

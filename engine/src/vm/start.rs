@@ -16,7 +16,7 @@ pub(super) async fn start(shared: &Shared, id: &VmId, operation: &Operation) -> 
     }
     match admit(Request::Start, vm.state) {
         Admission::AlreadyDone => return Ok(vm),
-        Admission::Denied(denial) => return Err(denial.error(&vm.name)),
+        Admission::Denied(denial) => return Err(denial.error(&vm.name, Request::Start)),
         Admission::Accepted | Admission::Wait | Admission::Interrupt => {}
     }
     let up = match (&vm.run, vm.state) {

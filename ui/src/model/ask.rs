@@ -149,7 +149,7 @@ impl Ask {
             AskField::text("CPUs", settings.cpus.to_string(), ""),
             AskField::text("Memory", format!("{}M", settings.memory_mib), "such as 512M or 2G"),
             AskField::text("Disk", format!("{}G", settings.disk_bytes.div_ceil(1 << 30)), "it only grows"),
-            AskField::text("Ports", ports_text(&settings.ports), "8080:80, 5353:53/udp"),
+            AskField::text("Ports", ports_text(&settings.ports), "none; such as 8080:80, 5353:53/udp"),
         ];
         Self::new(AskKind::EditVm(vm.id.clone()), fields)
     }
