@@ -78,15 +78,20 @@ const OPEN_PREFIX: &str = "run-";
 /// because a disk has become a layer that is only read. So the name must lead to the same file for as
 /// long as the hypervisor runs, whatever becomes of `root.qcow2` meanwhile.
 pub(super) fn open(disk: &Path) -> Result<PathBuf> {
-    let mut name = std::ffi::OsString::from(OPEN_PREFIX);
-    name.push(disk.file_name().unwrap_or_default());
-    let path = disk.with_file_name(name);
+    let path = open_name(disk);
     layer::remove_file(&path)?;
     fs::hard_link(disk, &path).map_err(|error| {
         Error::io(format!("cannot give the disk `{}` to the hypervisor", disk.display()), error)
             .with_hint("the data directory must be on a file system that has hard links")
     })?;
     Ok(path)
+}
+
+/// The name that [`open`] gives.
+pub(super) fn open_name(disk: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(OPEN_PREFIX);
+    name.push(disk.file_name().unwrap_or_default());
+    disk.with_file_name(name)
 }
 
 /// Takes the names away that [`open`] gave, when the hypervisor is gone: what lies only under one of

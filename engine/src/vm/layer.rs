@@ -354,8 +354,9 @@ async fn abort(
     vm: &Vm,
     disks: impl Iterator<Item = (Disk, LayerId)>,
 ) -> Result<()> {
-    for (disk, next) in disks {
-        let path = guard.directory().join(overlay_name(disk, &next));
+    for (role, next) in disks {
+        let path = guard.directory().join(overlay_name(role, &next));
+        remove_file(&disk::open_name(&path))?;
         remove_file(&path)?;
     }
     let id = vm.id.clone();

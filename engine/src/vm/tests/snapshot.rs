@@ -166,7 +166,7 @@ async fn a_machine_that_runs_goes_on_with_its_overlays() {
     assert_eq!(chain(&folder.join("root.qcow2")).len(), 2);
     assert!(!folder.join("work.ext4").exists());
     let handed_over = fs::read_to_string(folder.join("vmdeck-root")).unwrap();
-    assert!(handed_over.contains("/root-") && handed_over.ends_with(".qcow2"), "{handed_over}");
+    assert!(handed_over.contains("/run-root-") && handed_over.ends_with(".qcow2"), "{handed_over}");
     // Running, it cannot be restored.
     assert_eq!(process.vms.restore("a", "s1", None).wait().await.unwrap_err().kind(), ErrorKind::Conflict);
 }
