@@ -10,9 +10,8 @@ use vmdeck_engine::vm::record::{Vm, VmRun, VmState};
 
 use crate::sample;
 
-/// Puts machines and as many images on record. The first machines run in these processes, the others
-/// do not run.
-pub(crate) fn fill(data: &Path, count: usize, processes: &[ProcessIdentity]) {
+/// Puts machines that do not run and as many images on record.
+pub(crate) fn fill(data: &Path, count: usize) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let engine = Engine::open(data.to_owned()).await.unwrap();
@@ -29,7 +28,6 @@ pub(crate) fn fill(data: &Path, count: usize, processes: &[ProcessIdentity]) {
             std::fs::write(folder.join("vmlinux"), "").unwrap();
         }
         let store = Store::open(&path).unwrap();
-        let processes = processes.to_vec();
         store
             .write_relaxed(move |transaction| {
                 for kernel in snapshot.kernels.iter() {
@@ -38,11 +36,9 @@ pub(crate) fn fill(data: &Path, count: usize, processes: &[ProcessIdentity]) {
                 for image in snapshot.images.iter() {
                     store::images::insert(transaction, &root, image)?;
                 }
-                for (number, vm) in snapshot.vms.iter().enumerate() {
-                    let process = processes.get(number).cloned();
-                    let state = if process.is_some() { VmState::Running } else { VmState::Stopped };
-                    let run = vm.run.clone().zip(process).map(|(run, process)| VmRun { process, ..run });
-                    store::vms::insert(transaction, &Vm { state, run, address: None, ..vm.clone() })?;
+                for vm in snapshot.vms.iter() {
+                    let stopped = Vm { state: VmState::Stopped, run: None, address: None, ..vm.clone() };
+                    store::vms::insert(transaction, &stopped)?;
                 }
                 Ok(())
             })
@@ -56,18 +52,28 @@ pub(crate) fn fill(data: &Path, count: usize, processes: &[ProcessIdentity]) {
 pub(crate) struct Sleepers(Vec<Child>);
 
 impl Sleepers {
+    /// Has so many of the machines on record run in such processes. What has a folder and no record
+    /// is cleared away when an engine opens, so the record comes first.
     pub(crate) fn start(data: &Path, count: usize) -> Self {
-        let vms = sample::large(count, 1).vms;
-        let start = |vm: &Vm| {
+        fill(data, count);
+        let (mut sleepers, mut running) = (Self(Vec::new()), Vec::new());
+        for vm in sample::large(count, 1).vms.iter() {
             let folder = data.join("vms").join(vm.id.as_str());
             std::fs::create_dir_all(&folder).unwrap();
-            Command::new("sleep").arg("86400").current_dir(folder).spawn().unwrap()
-        };
-        Self(vms.iter().map(start).collect())
-    }
-
-    pub(crate) fn processes(&self) -> Vec<ProcessIdentity> {
-        self.0.iter().map(|child| ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap()).collect()
+            let child = Command::new("sleep").arg("86400").current_dir(folder).spawn().unwrap();
+            let process = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
+            running.push((vm.id.clone(), VmRun { process, ..vm.run.clone().unwrap() }));
+            sleepers.0.push(child);
+        }
+        let store = Store::open(&data.join("vmdeck.db")).unwrap();
+        let record = store.write_relaxed(move |transaction| {
+            for (id, run) in &running {
+                store::vms::set_state(transaction, id, VmState::Running, Some(run), None)?;
+            }
+            Ok(())
+        });
+        tokio::runtime::Runtime::new().unwrap().block_on(record).unwrap();
+        sleepers
     }
 }
 
