@@ -67,14 +67,20 @@ fn key(private_path: PathBuf) -> Result<InstallationKey> {
     })?;
     let public_path = private_path.with_extension("pub");
     let line = format!("{public_line}\n");
-    if fs::read(&public_path).ok().as_deref() != Some(line.as_bytes()) {
-        let staged = stage(&public_path, line.as_bytes()).map_err(fail)?;
-        fs::rename(&staged, &public_path).map_err(fail)?;
-    }
+    keep(&public_path, &line).map_err(fail)?;
     Ok(InstallationKey { public_line, private_path })
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
+/// Makes this the whole content of a file, which is the caller's alone to read.
+pub fn keep(path: &Path, content: &str) -> std::io::Result<()> {
+    if read(path).ok().as_deref() == Some(content) {
+        return Ok(());
+    }
+    fs::rename(stage(path, content.as_bytes())?, path)
+}
+
+/// The text of a key or of what belongs to it.
+pub fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(LARGEST_FILE).read_to_string(&mut text)?;
     Ok(text)

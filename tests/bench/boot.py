@@ -62,7 +62,9 @@ def bare(program, arguments, folder):
         for name in os.listdir(folder):
             if name.endswith(".qcow2") or name == "initrd":
                 # As sparse as they are; what is being written elsewhere is not to be waited for.
-                subprocess.run(["cp", "--sparse=always", os.path.join(folder, name), place], check=True)
+                # Disks under the names that they have for a run (engine/src/vm/disk.rs).
+                target = os.path.join(place, name if name == "initrd" else "run-" + name)
+                subprocess.run(["cp", "--sparse=always", os.path.join(folder, name), target], check=True)
         os.sync()
         line, pairs = [], []
         for argument in arguments:
@@ -93,7 +95,10 @@ def bare(program, arguments, folder):
         channel.sendall(MAGIC + b"0" * 32)
         said = b""
         while b'"ready"' not in said:
-            piece = channel.recv(65536)
+            try:
+                piece = channel.recv(65536)
+            except ConnectionResetError:
+                piece = b""
             if not piece:
                 sys.exit("the hypervisor ended before its guest was ready")
             said = (said + piece)[-65536:]

@@ -79,7 +79,7 @@ fn debian_without_an_init_boots_runs_commands_stops_and_goes() {
         hostname.stdout.starts_with("minbase\n") && hostname.stdout.contains("nameserver"),
         "{hostname:?}"
     );
-    assert!(exec("cat /root/.ssh/authorized_keys").expect(0).stdout.starts_with("ssh-ed25519 "));
+    assert!(exec("cat ~/.ssh/authorized_keys").expect(0).stdout.starts_with("ssh-ed25519 "));
     exec("test -d /lib/modules/$(uname -r)/kernel && grep -q ' /root ' /proc/mounts").expect(0);
 
     // What runs is not deleted; its image and kernel neither.

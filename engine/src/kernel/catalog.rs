@@ -2,9 +2,12 @@
 //!
 //! The catalog is data: `assets/kernels.toml`, and a file of the user's own that adds to it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -168,13 +171,52 @@ impl CatalogEntry {
     }
 }
 
+/// How long an answer of the host's package archive is good for. Its lists change a few times a day, and
+/// asking costs apt seconds of a processor.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// What the host's package archive said last.
+#[derive(Debug, Default)]
+pub(super) struct Archive {
+    /// Guards the answer; held to look at it or to put a new one there.
+    answer: Mutex<Option<Answer>>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    at: Instant,
+    asked: Vec<String>,
+    /// The exact kernels behind what was asked for.
+    packages: Arc<HashMap<String, String>>,
+}
+
+impl Archive {
+    /// What [`apt::look_up`] says, or said a while ago.
+    async fn look_up(&self, specs: &[PackageSpec], shared: &Shared) -> Result<Arc<HashMap<String, String>>> {
+        let asked: Vec<String> = specs.iter().map(PackageSpec::to_string).collect();
+        if let Some(answer) = &*self.answer()
+            && answer.at.elapsed() < FRESH
+            && answer.asked == asked
+        {
+            return Ok(Arc::clone(&answer.packages));
+        }
+        let staging = Staging::create(&shared.data, &OperationId::random()).await?;
+        let packages = Arc::new(apt::look_up(specs, staging.path()).await?);
+        *self.answer() = Some(Answer { at: Instant::now(), asked, packages: Arc::clone(&packages) });
+        Ok(packages)
+    }
+
+    fn answer(&self) -> MutexGuard<'_, Option<Answer>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All entries, and how they stand.
 pub(super) async fn list(shared: &Shared, kernels: &[Kernel]) -> Result<Vec<CatalogItem>> {
     let file = shared.settings.catalog.clone();
     let entries = blocking(move || read(file.as_deref())).await?;
     let specs: Vec<PackageSpec> = entries.iter().filter_map(package).collect();
-    let staging = Staging::create(&shared.data, &OperationId::random()).await?;
-    let packages = apt::look_up(&specs, staging.path()).await?;
+    let packages = shared.archive.look_up(&specs, shared).await?;
     let items = entries.into_iter().map(|entry| {
         let available = match package(&entry) {
             Some(spec) => packages.get(spec.as_str()).map(|exact| format!("apt:{exact}")),

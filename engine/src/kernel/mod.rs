@@ -61,6 +61,7 @@ struct Shared {
     pulls: KeyedLocks,
     /// One renewal at a time of one kernel's initrd.
     renewals: KeyedLocks,
+    archive: catalog::Archive,
     settings: Settings,
 }
 
@@ -112,7 +113,8 @@ impl KernelService {
     ) -> Self {
         let pulls = KeyedLocks::new(data.locks(), "kernel-pull");
         let renewals = KeyedLocks::new(data.locks(), "kernel-initrd");
-        Self { shared: Arc::new(Shared { data, store, operations, pulls, renewals, settings }) }
+        let archive = catalog::Archive::default();
+        Self { shared: Arc::new(Shared { data, store, operations, pulls, renewals, archive, settings }) }
     }
 
     /// Newest first.

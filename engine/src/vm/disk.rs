@@ -94,6 +94,11 @@ pub(super) fn open_name(disk: &Path) -> PathBuf {
     disk.with_file_name(name)
 }
 
+/// Whether a path is such a name.
+pub(super) fn is_open_name(file: &str) -> bool {
+    file.rsplit('/').next().is_some_and(|name| name.starts_with(OPEN_PREFIX))
+}
+
 /// Takes the names away that [`open`] gave, when the hypervisor is gone: what lies only under one of
 /// them is no disk of the machine any more.
 pub(super) fn close(directory: &Path) -> Result<()> {

@@ -271,7 +271,11 @@ async fn switch<T: Send + 'static>(
     begin(shared, guard, vm, steps.clone()).await?;
     drop(staging);
     if let Err(error) = hand_over(shared, guard, vm, &steps).await {
-        abort(shared, guard, vm, steps.iter().map(|step| (step.disk, step.layer.id.clone()))).await?;
+        // An answer that was lost is no refusal: what the hypervisor writes now tells. Where it does not
+        // say, the switch stays begun, and whoever holds the machine next finishes it.
+        if let Err(unsettled) = settle(shared, guard, vm).await {
+            tracing::warn!(vm = %vm.name, error = %unsettled, "a snapshot stays unfinished");
+        }
         return Err(error);
     }
     complete(shared, guard, vm, steps.iter().map(|step| (step.disk, step.layer.id.clone())), finish).await
@@ -314,7 +318,14 @@ async fn hand_over(shared: &Shared, guard: &VmGuard, vm: &Vm, steps: &[Step]) ->
     for step in steps {
         let serial = step.disk.serial();
         // It may run without its work disk.
-        if machine.disk_file(serial).await?.is_some() {
+        if let Some(file) = machine.disk_file(serial).await? {
+            if !disk::is_open_name(&file) {
+                return Err(Error::conflict(format!(
+                    "machine `{}` was started by an earlier vmdeck, whose name for its disk does not last",
+                    vm.name
+                ))
+                .with_hint(format!("`vmdeck vm restart {}` first", vm.name)));
+            }
             let path = disk::open(&guard.directory().join(overlay_name(step.disk, &step.layer.id)))?;
             overlays.push(DiskOverlay { serial: serial.into(), path });
         }

@@ -257,6 +257,8 @@ fn injections_contents_and_the_work_seed() {
     ]);
     let builder = RootfsBuilder::create(options(folder.path(), 1), CancellationToken::new()).unwrap();
     send(&builder, &[layer], Compression::None).unwrap();
+    // The home of an image's root user.
+    let home = |name: &str| format!("/root{name}");
     let injection = |path: &str, mode: u16, content: &str| Injection {
         path: path.into(),
         mode,
@@ -268,8 +270,8 @@ fn injections_contents_and_the_work_seed() {
     let rootfs = builder
         .finish(
             &[
-                injection("/root/.ssh", 0o040_700, ""),
-                injection("/root/.ssh/authorized_keys", 0o600, "key"),
+                injection(&home("/.ssh"), 0o040_700, ""),
+                injection(&home("/.ssh/authorized_keys"), 0o600, "key"),
                 injection("/etc/resolv.conf", 0o644, "nameserver"),
                 injection("/new/folder/file", 0o644, "new"),
             ],

@@ -208,7 +208,7 @@ impl Machine for FakeMachine {
 
     /// The overlay that was put on the disk, as [`Self::snapshot_disks`] wrote it down.
     fn disk_file<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
-        let file = fs::read_to_string(self.directory.join(serial)).unwrap_or_else(|_| "at first".into());
+        let file = fs::read_to_string(self.directory.join(serial)).unwrap_or_else(|_| "run-disk".into());
         Box::pin(async { Ok(Some(file)) })
     }
 
