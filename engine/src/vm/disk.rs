@@ -94,9 +94,10 @@ pub(super) fn open_name(disk: &Path) -> PathBuf {
     disk.with_file_name(name)
 }
 
-/// Whether a path is such a name.
-pub(super) fn is_open_name(file: &str) -> bool {
-    file.rsplit('/').next().is_some_and(|name| name.starts_with(OPEN_PREFIX))
+/// Whether what a hypervisor says of a disk has such a name in it. QEMU describes a disk that was frozen
+/// by a `json:` text, in which the file's name is one of several things.
+pub(super) fn is_open_name(file: &str, role: Role) -> bool {
+    file.contains(&format!("{OPEN_PREFIX}{}", role.as_str()))
 }
 
 /// Takes the names away that [`open`] gave, when the hypervisor is gone: what lies only under one of

@@ -319,7 +319,7 @@ async fn hand_over(shared: &Shared, guard: &VmGuard, vm: &Vm, steps: &[Step]) ->
         let serial = step.disk.serial();
         // It may run without its work disk.
         if let Some(file) = machine.disk_file(serial).await? {
-            if !disk::is_open_name(&file) {
+            if !disk::is_open_name(&file, step.disk) {
                 return Err(Error::conflict(format!(
                     "machine `{}` was started by an earlier vmdeck, whose name for its disk does not last",
                     vm.name

@@ -206,9 +206,13 @@ impl Machine for FakeMachine {
         Box::pin(async { Ok(()) })
     }
 
-    /// The overlay that was put on the disk, as [`Self::snapshot_disks`] wrote it down.
+    /// The overlay that was put on the disk, as [`Self::snapshot_disks`] wrote it down, and described as
+    /// QEMU does it: a frozen disk's name is within a text.
     fn disk_file<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
-        let file = fs::read_to_string(self.directory.join(serial)).unwrap_or_else(|_| "run-disk".into());
+        let file = match fs::read_to_string(self.directory.join(serial)) {
+            Ok(path) => format!(r#"json:{{"driver": "qcow2", "file": {{"filename": "{path}"}}}}"#),
+            Err(_) => serial.replace("vmdeck-", "run-") + ".qcow2",
+        };
         Box::pin(async { Ok(Some(file)) })
     }
 

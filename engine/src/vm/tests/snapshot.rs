@@ -167,6 +167,14 @@ async fn a_machine_that_runs_goes_on_with_its_overlays() {
     assert!(!folder.join("work.ext4").exists());
     let handed_over = fs::read_to_string(folder.join("vmdeck-root")).unwrap();
     assert!(handed_over.contains("/run-root-") && handed_over.ends_with(".qcow2"), "{handed_over}");
+    // One whose file had a name that may be another file's by now is left alone.
+    fs::write(folder.join("vmdeck-root"), "root.qcow2").unwrap();
+    let error = process.vms.snapshot("a", None, None).wait().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("earlier vmdeck"), "{error}");
+    fs::write(folder.join("vmdeck-root"), handed_over).unwrap();
+    process.vms.snapshot("a", Some("again".into()), None).wait().await.unwrap();
+    assert_eq!(chain(&folder.join("root.qcow2")).len(), 3);
+    process.vms.delete_snapshot("a", "again", None).wait().await.unwrap();
     // Running, it cannot be restored.
     assert_eq!(process.vms.restore("a", "s1", None).wait().await.unwrap_err().kind(), ErrorKind::Conflict);
 }
