@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::{Engine, Error, Result};
@@ -14,6 +15,9 @@ use crate::cli::{Cli, OutputFormat, Theme};
 use crate::headless::output::Output;
 use crate::headless::{self, Outcome};
 use crate::logging;
+
+/// How long the first look has the host's processors to itself.
+const TIDY_AFTER: Duration = Duration::from_millis(300);
 
 /// Runs the console until the user leaves it.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
@@ -52,9 +56,22 @@ fn open(cli: &Cli) -> Outcome {
         .thread_name("vmdeck")
         .build()
         .map_err(|error| Error::io("cannot start the runtime", error))?;
-    let ending = vmdeck_ui::run(options, runtime.handle(), Engine::open(path));
+    let ending = vmdeck_ui::run(options, runtime.handle(), open_engine(path));
     runtime.shutdown_background();
     Ok(ending?.exit_code())
+}
+
+/// The engine as soon as there is something to show; the folders are looked at behind that.
+async fn open_engine(path: PathBuf) -> Result<Engine> {
+    let engine = Engine::open_for_screen(path).await?;
+    let tidied = engine.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(TIDY_AFTER).await;
+        if let Err(error) = tidied.tidy().await {
+            tracing::warn!(%error, "what earlier processes left lying is not cleared away");
+        }
+    });
+    Ok(engine)
 }
 
 /// Prints the effective key bindings.

@@ -64,6 +64,15 @@ struct Shared {
 impl Engine {
     /// Opens the engine on a data directory and brings what is on record in line with what is.
     pub async fn open(path: PathBuf) -> Result<Self> {
+        let engine = Self::open_for_screen(path).await?;
+        engine.tidy().await?;
+        Ok(engine)
+    }
+
+    /// Opens as far as a screen needs it: what is on record of operations and machines is true when
+    /// this returns. What processes that are gone left lying is still there: the caller lets
+    /// [`Self::tidy`] run next, while the screen is looked at.
+    pub async fn open_for_screen(path: PathBuf) -> Result<Self> {
         let data = tokio::task::spawn_blocking(move || DataDirectory::open(path))
             .await
             .map_err(|error| Error::failed("opening the data directory failed").with_source(error))??;
@@ -83,18 +92,18 @@ impl Engine {
             kernels.clone(),
             Arc::clone(&vmm),
         )?;
+        operations.reconcile().await?;
+        vms.establish().await?;
+        // The first picture is one of what is true.
         let publisher = Publisher::start(&data, store, operations.clone())?;
-        let engine =
-            Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, vmm, publisher }) };
-        engine.reconcile().await?;
-        Ok(engine)
+        Ok(Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, vmm, publisher }) })
     }
 
-    /// Brings the store and the data directory in line with what really runs and exists.
-    pub async fn reconcile(&self) -> Result<()> {
-        self.operations().reconcile().await?;
+    /// Removes what processes that are gone left lying: work space, folders without a row, images
+    /// whose files are gone. Looks at every folder there is.
+    pub async fn tidy(&self) -> Result<()> {
         staging::sweep(&self.shared.data).await?;
-        self.vms().reconcile().await?;
+        self.vms().tidy().await?;
         self.images().reconcile().await?;
         self.kernels().reconcile().await
     }

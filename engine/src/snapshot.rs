@@ -4,19 +4,19 @@
 //! generation numbers, reads only the tables that changed and publishes a new [`Snapshot`]. Progress
 //! is not part of the picture: a snapshot holds the counters themselves, which go on moving.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::data_directory::DataDirectory;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::identifier::OperationId;
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::operation::Operations;
-use crate::operation::progress::Progress;
+use crate::operation::progress::{Progress, ProgressReport};
 use crate::operation::record::{OperationRecord, OperationState};
 use crate::store::change::ChangeWatch;
 use crate::store::{self, Generations, Store};
@@ -66,6 +66,7 @@ impl Publisher {
             operations,
             generations: None,
             progress: HashMap::new(),
+            settled: Arc::default(),
             current: Snapshot::default(),
         };
         let task = tokio::spawn(publish(source, changes, sender));
@@ -114,6 +115,9 @@ struct Source {
     generations: Option<Generations>,
     /// Counters of other processes' operations, which outlive one picture.
     progress: HashMap<OperationId, Arc<Progress>>,
+    /// Operations of the picture that have ended, and whose last report was taken: nothing of them
+    /// changes any more.
+    settled: Arc<HashSet<OperationId>>,
     current: Snapshot,
 }
 
@@ -125,13 +129,14 @@ struct Changes {
     kernels: Option<Vec<Kernel>>,
     vms: Option<Vec<Vm>>,
     operations: Option<Vec<OperationRecord>>,
-    progress: Vec<(OperationId, Vec<crate::operation::progress::ProgressReport>)>,
+    /// What was reported of operations that are not settled.
+    progress: HashMap<OperationId, Vec<ProgressReport>>,
 }
 
 impl Source {
     /// Reads what changed; returns whether the picture is a new one.
     async fn refresh(&mut self) -> Result<bool> {
-        let (root, before) = (self.root.clone(), self.generations);
+        let (root, before, settled) = (self.root.clone(), self.generations, Arc::clone(&self.settled));
         let changes = self
             .store
             .read(move |connection| {
@@ -148,14 +153,18 @@ impl Source {
                 if changed(|g| g.vms) || changed(|g| g.images) {
                     changes.vms = Some(store::vms::list(connection)?);
                 }
+                let report = |record: &OperationRecord| {
+                    let reports = store::operations::progress(connection, &record.id)?;
+                    Ok::<_, Error>((record.id.clone(), reports))
+                };
                 if changed(|g| g.operations) {
-                    changes.operations = Some(store::operations::list(connection, OPERATIONS_SHOWN)?);
-                }
-                if changed(|g| g.progress) {
-                    for record in store::operations::running(connection)? {
-                        let progress = store::operations::progress(connection, &record.id)?;
-                        changes.progress.push((record.id, progress));
-                    }
+                    let records = store::operations::list(connection, OPERATIONS_SHOWN)?;
+                    let moving = records.iter().filter(|record| !settled.contains(&record.id));
+                    changes.progress = moving.map(report).collect::<Result<_>>()?;
+                    changes.operations = Some(records);
+                } else if changed(|g| g.progress) {
+                    let running = store::operations::running(connection)?;
+                    changes.progress = running.iter().map(report).collect::<Result<_>>()?;
                 }
                 Ok(changes)
             })
@@ -175,12 +184,13 @@ impl Source {
             new = true;
         }
         if let Some(records) = changes.operations {
-            self.adopt_operations(records).await;
+            self.adopt_operations(records);
             new = true;
         }
         for (id, reports) in changes.progress {
             if self.operations.local_progress(&id).is_none()
                 && let Some(progress) = self.progress.get(&id)
+                && !reports.is_empty()
             {
                 progress.adopt(&reports);
             }
@@ -191,25 +201,22 @@ impl Source {
         Ok(new)
     }
 
-    async fn adopt_operations(&mut self, records: Vec<OperationRecord>) {
+    fn adopt_operations(&mut self, records: Vec<OperationRecord>) {
         let mut views = Vec::with_capacity(records.len());
         let mut kept = HashMap::with_capacity(records.len());
+        let mut settled = HashSet::new();
         for record in records {
             let local = self.operations.local_progress(&record.id);
             let is_local = local.is_some();
             let progress = local.or_else(|| self.progress.remove(&record.id)).unwrap_or_default();
-            // The last report of an ended operation arrives with its end; take it once more.
-            if !is_local
-                && (record.state != OperationState::Running || progress.parts().is_empty())
-                && let Ok(reports) = self.operations.reported_progress(&record.id).await
-                && progress.report() != reports
-            {
-                progress.adopt(&reports);
+            // The last report of an operation comes with its end: it was read together with this.
+            if !is_local && record.state != OperationState::Running {
+                settled.insert(record.id.clone());
             }
             kept.insert(record.id.clone(), Arc::clone(&progress));
             views.push(OperationView { record, progress, local: is_local });
         }
-        self.progress = kept;
+        (self.progress, self.settled) = (kept, Arc::new(settled));
         self.current.operations = Arc::new(views);
     }
 }

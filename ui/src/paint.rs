@@ -137,14 +137,10 @@ impl<'a> Painter<'a> {
         arguments: fmt::Arguments<'_>,
         style: Style,
     ) -> u16 {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let _ = scratch.write_fmt(arguments);
-        let used = self.text(x, y, columns, &scratch, style);
-        self.scratch = scratch;
-        used
+        self.formatted(arguments, |painter, text| painter.text(x, y, columns, text, style))
     }
 
+    /// As [`Self::text_right`], formatting into a buffer that is kept.
     pub fn format_right(
         &mut self,
         x: u16,
@@ -153,10 +149,19 @@ impl<'a> Painter<'a> {
         arguments: fmt::Arguments<'_>,
         style: Style,
     ) -> u16 {
+        self.formatted(arguments, |painter, text| painter.text_right(x, y, columns, text, style))
+    }
+
+    fn formatted(
+        &mut self,
+        arguments: fmt::Arguments<'_>,
+        paint: impl FnOnce(&mut Self, &str) -> u16,
+    ) -> u16 {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
+        // Writing into a string does not fail.
         let _ = scratch.write_fmt(arguments);
-        let used = self.text_right(x, y, columns, &scratch, style);
+        let used = paint(self, &scratch);
         self.scratch = scratch;
         used
     }

@@ -251,8 +251,7 @@ impl Console {
             changed = snapshot => match (changed, &mut self.snapshots) {
                 (Some(()), Some(snapshots)) => {
                     let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                    self.take_in(Msg::Snapshot(snapshot));
-                    self.want(Urgency::Change);
+                    self.take_snapshot(snapshot)?;
                 }
                 _ => self.snapshots = None,
             },
@@ -282,9 +281,6 @@ impl Console {
                 Some(Ok(engine)) => self.snapshots = Some(engine.subscribe()),
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
-            }
-            if let Some(snapshots) = &mut self.snapshots {
-                snapshots.mark_changed();
             }
         }
         self.take_in(msg);
@@ -332,6 +328,20 @@ impl Console {
         for effect in update(&mut self.model, clock::now(), msg) {
             self.perform(effect);
         }
+    }
+
+    /// The first picture is what the user waits for: it is painted before anything else is asked of
+    /// the engine, which would have the processors first.
+    fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Result<()> {
+        if self.model.snapshot.generation > 0 {
+            self.take_in(Msg::Snapshot(snapshot));
+            self.want(Urgency::Change);
+            return Ok(());
+        }
+        let effects = update(&mut self.model, clock::now(), Msg::Snapshot(snapshot));
+        self.paint()?;
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        Ok(())
     }
 
     fn paint(&mut self) -> Result<()> {

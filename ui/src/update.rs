@@ -28,7 +28,7 @@ use crate::model::list::ListCommand;
 use crate::model::log::LogLine;
 use crate::model::overlay::Overlay;
 use crate::model::toast::Level;
-use crate::model::{Model, View, VmTab};
+use crate::model::{Model, Pane, View, VmTab};
 use crate::view;
 
 pub use available::{Availability, availability};
@@ -48,10 +48,14 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
         Msg::Tick => {}
         Msg::EngineOpened => {
             model.engine_open = true;
-            effects.push(Effect::Examine);
-            effects.push(Effect::LoadCatalog);
         }
-        Msg::Snapshot(snapshot) => take_snapshot(model, snapshot),
+        Msg::Snapshot(snapshot) => {
+            if model.snapshot.generation == 0 {
+                effects.push(Effect::Examine);
+                effects.push(Effect::LoadCatalog);
+            }
+            take_snapshot(model, snapshot);
+        }
         Msg::Host(host) => model.host = host,
         Msg::Doctor(report) => model.doctor = Some(report),
         Msg::Events(lines) => lines.into_iter().for_each(|line| model.log.add(line)),
@@ -110,6 +114,10 @@ pub fn update(model: &mut Model, now: Milliseconds, msg: Msg) -> Vec<Effect> {
 
 /// Brings cursors and offsets into what is in sight.
 fn settle(model: &mut Model) {
+    // The last row has gone, or a filter hides all of them: there are no details to look at.
+    if model.list().is_some_and(|list| list.rows.is_empty()) {
+        (model.pane, model.zoom) = (Pane::List, false);
+    }
     let places = layout(model);
     let height = usize::from(places.rows.height);
     if let Some(list) = model.list_mut() {

@@ -42,7 +42,8 @@ pub fn view(model: &Model, buffer: &mut Buffer) {
             lists::paint(model, &mut painter, area, places.rows);
         }
         if let Some(divider) = places.divider {
-            for y in divider.top()..divider.bottom() {
+            painter.repeat(divider.x, divider.y, 1, model.glyphs.rule_down, model.theme.border);
+            for y in divider.top() + 1..divider.bottom() {
                 painter.repeat(divider.x, y, 1, model.glyphs.lines.vertical, model.theme.border);
             }
         }

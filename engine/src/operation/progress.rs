@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The parts of an operation that progress by themselves, for example the layers of a pull.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Guards the list, not the numbers in it; held to add a part or to copy the list.
-    parts: RwLock<Vec<Arc<ProgressPart>>>,
+    /// Guards the list, not the numbers in it; held to change it or to take a handle on it. A list is
+    /// replaced, never changed, so that a screen that looks at it many times a second copies nothing.
+    parts: RwLock<Arc<[Arc<ProgressPart>]>>,
 }
 
 /// One bar.
@@ -52,17 +53,19 @@ impl Progress {
             retries: AtomicU32::new(0),
             state: AtomicU8::new(ProgressState::Waiting as u8),
         });
-        self.parts.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&part));
+        let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+        *parts = parts.iter().chain([&part]).cloned().collect();
         part
     }
 
-    pub fn parts(&self) -> Vec<Arc<ProgressPart>> {
-        self.parts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The parts there are now.
+    pub fn parts(&self) -> Arc<[Arc<ProgressPart>]> {
+        Arc::clone(&self.parts.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sum of all parts in bytes: done, total (0 when one is not known).
     pub fn bytes(&self) -> (u64, u64) {
-        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.parts();
         let bytes = || parts.iter().filter(|part| part.unit == ProgressUnit::Bytes);
         let total =
             if bytes().any(|part| part.total() == 0) { 0 } else { bytes().map(|part| part.total()).sum() };
@@ -76,8 +79,9 @@ impl Progress {
 
     /// Takes over numbers that another process reported.
     pub fn adopt(&self, reports: &[ProgressReport]) {
+        let known = self.parts();
         for (index, report) in reports.iter().enumerate() {
-            let known = self.parts.read().unwrap_or_else(PoisonError::into_inner).get(index).cloned();
+            let known = known.get(index).map(Arc::clone);
             let part = known.unwrap_or_else(|| self.add(report.label.clone(), report.unit, report.total));
             part.done.store(report.done, Ordering::Relaxed);
             part.total.store(report.total, Ordering::Relaxed);

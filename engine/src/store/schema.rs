@@ -11,10 +11,13 @@ use crate::error::{Error, Result};
 const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    // A current one is not written to, which would be an fsync and a wake-up of everybody who watches.
+    if version_of(connection)? == MIGRATIONS.len() {
+        return Ok(());
+    }
     // Two processes may open a new data directory at once: the write lock lets one of them migrate.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    let version = version_of(&transaction)?;
     if version > MIGRATIONS.len() {
         return Err(Error::failed(format!(
             "the store `{}` was written by a later version of vmdeck",
@@ -28,6 +31,11 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     transaction.commit()?;
     Ok(())
+}
+
+fn version_of(connection: &Connection) -> Result<usize> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
 /// How often each table was changed, ever. Two equal values mean: nothing to read again.

@@ -369,7 +369,7 @@ impl VmService {
         match attached.await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Nobody has noticed yet that it ended.
-                supervise::reconcile(shared).await?;
+                supervise::establish(shared).await?;
                 Err(not_running(&shared.by_id(&vm.id).await?))
             }
             result => result,
@@ -423,7 +423,7 @@ impl VmService {
         }
         if !run.process.is_alive() {
             // Nobody has noticed yet.
-            supervise::reconcile(shared).await?;
+            supervise::establish(shared).await?;
             return Err(not_running(&shared.by_id(&vm.id).await?));
         }
         let channel = answering(&shared.data.vm(&vm.id), &vm.name).await?;
@@ -440,7 +440,18 @@ impl VmService {
 
     /// Sets the states on record to what is true, and removes what deleted machines left.
     pub async fn reconcile(&self) -> Result<()> {
-        supervise::reconcile(&self.shared).await
+        self.establish().await?;
+        self.tidy().await
+    }
+
+    /// Sets the states on record to what is true. Costs a look at each machine that has a process.
+    pub async fn establish(&self) -> Result<()> {
+        supervise::establish(&self.shared).await
+    }
+
+    /// Removes the folders of machines that are gone, and ends switches of disks that were cut short.
+    pub async fn tidy(&self) -> Result<()> {
+        supervise::tidy(&self.shared).await
     }
 }
 

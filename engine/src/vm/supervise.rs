@@ -37,7 +37,7 @@ const GLANCE: Duration = Duration::from_millis(250);
 
 /// Sets every machine's record to what is true. For the opening of an engine, and for whoever wants
 /// to be sure.
-pub(super) async fn reconcile(shared: &Shared) -> Result<()> {
+pub(super) async fn establish(shared: &Shared) -> Result<()> {
     let vms = with_process(shared).await?;
     for vm in &vms {
         if let Err(error) = look_after(shared, vm).await {
@@ -45,9 +45,13 @@ pub(super) async fn reconcile(shared: &Shared) -> Result<()> {
         }
     }
     keep_connected(shared, &vms).await;
-    super::delete::sweep(shared).await?;
-    super::layer::reconcile(shared).await?;
     Ok(())
+}
+
+/// Removes folders without a row, and ends what was begun with frozen disks.
+pub(super) async fn tidy(shared: &Shared) -> Result<()> {
+    super::delete::sweep(shared).await?;
+    super::layer::reconcile(shared).await
 }
 
 /// Starts the network between machines again if it was killed.

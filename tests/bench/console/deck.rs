@@ -1,14 +1,14 @@
 //! Data directories with machines and images on record.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 
 use vmdeck_engine::Engine;
 use vmdeck_engine::process::ProcessIdentity;
 use vmdeck_engine::store::{self, Store};
 use vmdeck_engine::vm::record::{Vm, VmRun, VmState};
 
-use crate::sample;
+use crate::{machine, sample};
 
 /// Puts machines that do not run and as many images on record.
 pub(crate) fn fill(data: &Path, count: usize) {
@@ -48,22 +48,22 @@ pub(crate) fn fill(data: &Path, count: usize) {
     });
 }
 
-/// Processes that do nothing, each in the folder of a machine, as a hypervisor would be.
-pub(crate) struct Sleepers(Vec<Child>);
+/// Processes that work a little, each in the folder of a machine, as a hypervisor would be.
+pub(crate) struct Machines(Vec<Child>);
 
-impl Sleepers {
+impl Machines {
     /// Has so many of the machines on record run in such processes. What has a folder and no record
     /// is cleared away when an engine opens, so the record comes first.
     pub(crate) fn start(data: &Path, count: usize) -> Self {
         fill(data, count);
-        let (mut sleepers, mut running) = (Self(Vec::new()), Vec::new());
-        for vm in sample::large(count, 1).vms.iter() {
+        let (mut machines, mut running) = (Self(Vec::new()), Vec::new());
+        for (number, vm) in (0..).zip(sample::large(count, 1).vms.iter()) {
             let folder = data.join("vms").join(vm.id.as_str());
             std::fs::create_dir_all(&folder).unwrap();
-            let child = Command::new("sleep").arg("86400").current_dir(folder).spawn().unwrap();
+            let child = machine::command(number).current_dir(folder).spawn().unwrap();
             let process = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
             running.push((vm.id.clone(), VmRun { process, ..vm.run.clone().unwrap() }));
-            sleepers.0.push(child);
+            machines.0.push(child);
         }
         let store = Store::open(&data.join("vmdeck.db")).unwrap();
         let record = store.write_relaxed(move |transaction| {
@@ -73,11 +73,11 @@ impl Sleepers {
             Ok(())
         });
         tokio::runtime::Runtime::new().unwrap().block_on(record).unwrap();
-        sleepers
+        machines
     }
 }
 
-impl Drop for Sleepers {
+impl Drop for Machines {
     fn drop(&mut self) {
         for child in &mut self.0 {
             let _ = child.kill();

@@ -13,6 +13,7 @@
 mod allocations;
 mod deck;
 mod load;
+mod machine;
 mod process;
 #[path = "../../../ui/tests/support/sample.rs"]
 mod sample;
@@ -43,6 +44,9 @@ const KEYS: usize = 1000;
 fn main() -> ExitCode {
     if let Some(data) = std::env::var_os(load::ASKED) {
         return load::run(Path::new(&data));
+    }
+    if let Some(number) = machine::asked() {
+        return machine::run(number);
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let seconds = arguments.iter().find_map(|text| text.parse().ok()).unwrap_or(60);
@@ -260,10 +264,10 @@ fn loaded(period: Duration) {
     drop(terminal);
 }
 
-/// Machines that run, as far as the console can tell: their processes sleep.
+/// Machines that run, as far as the console can tell, and whose figures change every second.
 fn running(period: Duration) {
     let folder = tempfile::tempdir().unwrap();
-    let _sleepers = deck::Sleepers::start(folder.path(), 20);
+    let _machines = deck::Machines::start(folder.path(), 20);
     let mut terminal = Terminal::run(console(folder.path()), SIZE.0, SIZE.1);
     terminal.wait_for("vm-12");
     terminal.wait("machines run", |screen| screen.matches("running").count() >= 20);

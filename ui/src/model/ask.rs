@@ -28,7 +28,10 @@ pub enum AskKind {
     PullKernel,
     ImportKernel,
     /// Settings of a machine.
-    EditVm(VmId),
+    EditVm {
+        id: VmId,
+        name: String,
+    },
     /// The log's lines into a file.
     SaveLog,
 }
@@ -151,7 +154,7 @@ impl Ask {
             AskField::text("Disk", format!("{}G", settings.disk_bytes.div_ceil(1 << 30)), "it only grows"),
             AskField::text("Ports", ports_text(&settings.ports), "none; such as 8080:80, 5353:53/udp"),
         ];
-        Self::new(AskKind::EditVm(vm.id.clone()), fields)
+        Self::new(AskKind::EditVm { id: vm.id.clone(), name: vm.name.clone() }, fields)
     }
 
     pub fn save_log() -> Self {
@@ -167,7 +170,7 @@ impl Ask {
             AskKind::ExportImage(image) => format!("Export {image}"),
             AskKind::PullKernel => "Pull a kernel".into(),
             AskKind::ImportKernel => "Import a kernel of this host".into(),
-            AskKind::EditVm(_) => "Settings of the machine".into(),
+            AskKind::EditVm { name, .. } => format!("Settings of {name}"),
             AskKind::SaveLog => "Save the log".into(),
         }
     }
@@ -180,7 +183,7 @@ impl Ask {
             AskKind::PromoteImage(_) | AskKind::PromoteVm(_) => "promote",
             AskKind::ExportImage(_) => "export",
             AskKind::ImportKernel => "import",
-            AskKind::EditVm(_) => "change",
+            AskKind::EditVm { .. } => "change",
             AskKind::SaveLog => "save",
         }
     }
@@ -205,7 +208,7 @@ impl Ask {
                 "a name of the catalog, as the list of kernels shows it",
             ],
             AskKind::ImportKernel => &["Left empty, the newest kernel in this host's /boot is taken."],
-            AskKind::EditVm(_) => &["Ports change at once, the rest at the next start. Disks only grow."],
+            AskKind::EditVm { .. } => &["Ports change at once, the rest at the next start. Disks only grow."],
             AskKind::SaveLog => &["The lines that are in sight of the filter, the oldest first."],
         }
     }

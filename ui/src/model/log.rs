@@ -189,14 +189,22 @@ impl Log {
             if was == Some(record.state) {
                 continue;
             }
+            // A machine's name is short, and its lines belong together; a reference is long, and what is
+            // done with it tells the lines apart.
             let kind = record.kind.as_str();
-            let source = if record.target.is_empty() { kind } else { &record.target };
+            let (source, what) = if record.target.is_empty() {
+                (kind, String::new())
+            } else if kind.starts_with("vm ") {
+                (record.target.as_str(), format!("{kind} "))
+            } else {
+                (kind, format!("{} ", record.target))
+            };
             if was.is_none() {
                 self.add(LogLine {
                     at: record.started_at,
                     level: Level::Information,
                     source: source.to_owned(),
-                    text: format!("{kind} began"),
+                    text: format!("{what}began"),
                 });
             }
             let took =
@@ -204,10 +212,10 @@ impl Log {
             let why = record.error.as_ref().map_or("", |error| error.message.as_str());
             let (level, text) = match record.state {
                 OperationState::Running => continue,
-                OperationState::Done => (Level::Success, format!("{kind} done in {took}")),
-                OperationState::Failed => (Level::Error, format!("{kind} failed after {took}: {why}")),
-                OperationState::Cancelled => (Level::Warning, format!("{kind} cancelled after {took}")),
-                OperationState::Interrupted => (Level::Warning, format!("{kind} was interrupted: {why}")),
+                OperationState::Done => (Level::Success, format!("{what}done in {took}")),
+                OperationState::Failed => (Level::Error, format!("{what}failed after {took}: {why}")),
+                OperationState::Cancelled => (Level::Warning, format!("{what}cancelled after {took}")),
+                OperationState::Interrupted => (Level::Warning, format!("{what}was interrupted: {why}")),
             };
             let at = record.ended_at.unwrap_or(record.started_at);
             self.add(LogLine { at, level, source: source.to_owned(), text });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use vmdeck_engine::clock::Milliseconds;
 use vmdeck_engine::identifier::OperationId;
-use vmdeck_engine::operation::progress::ProgressUnit;
+use vmdeck_engine::operation::progress::{ProgressState, ProgressUnit};
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::OperationView;
 
@@ -13,6 +13,9 @@ const MEMORY: f64 = 2000.0;
 
 /// Shortest time between two samples, in milliseconds.
 const PERIOD: Milliseconds = 200;
+
+/// Nothing for so long is a stall, in milliseconds.
+const STALLED: Milliseconds = 3000;
 
 /// Rates of every running operation's parts.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,8 @@ struct Meter {
     done: u64,
     /// Units per second; `None` before the second sample.
     rate: Option<f64>,
+    /// When it moved last.
+    moved_at: Milliseconds,
 }
 
 impl Rates {
@@ -43,8 +48,8 @@ impl Rates {
             for (index, part) in view.progress.parts().iter().enumerate() {
                 let done = part.done();
                 match meters.get_mut(index) {
-                    Some(meter) => meter.update(done, elapsed),
-                    None => meters.push(Meter { done, rate: None }),
+                    Some(meter) => meter.update(done, elapsed, now),
+                    None => meters.push(Meter { done, rate: None, moved_at: now }),
                 }
             }
         }
@@ -59,14 +64,31 @@ impl Rates {
     pub fn of_operation(&self, view: &OperationView) -> Option<f64> {
         let meters = self.operations.get(&view.record.id)?;
         let parts = view.progress.parts();
-        let bytes = meters.iter().zip(&parts).filter(|(_, part)| part.unit() == ProgressUnit::Bytes);
+        let bytes = meters.iter().zip(parts.iter()).filter(|(_, part)| part.unit() == ProgressUnit::Bytes);
         let sum: f64 = bytes.filter_map(|(meter, _)| meter.rate).sum();
         (sum >= 1.0).then_some(sum)
+    }
+
+    /// For how long nothing has come of what an operation waits for, in milliseconds, once that is
+    /// longer than a slow line needs between two packets.
+    pub fn stalled(&self, view: &OperationView) -> Option<Milliseconds> {
+        let meters = self.operations.get(&view.record.id)?;
+        let parts = view.progress.parts();
+        let active = meters.iter().zip(parts.iter()).filter(|(_, part)| {
+            part.unit() == ProgressUnit::Bytes
+                && part.state() == ProgressState::Active
+                && part.done() < part.total()
+        });
+        let moved_at = active.map(|(meter, _)| meter.moved_at).max()?;
+        Some(self.sampled_at - moved_at).filter(|since| *since >= STALLED)
     }
 }
 
 impl Meter {
-    fn update(&mut self, done: u64, elapsed: Milliseconds) {
+    fn update(&mut self, done: u64, elapsed: Milliseconds, at: Milliseconds) {
+        if done != self.done {
+            self.moved_at = at;
+        }
         #[allow(clippy::cast_precision_loss)] // Shown with three digits.
         let (moved, elapsed) = (done.saturating_sub(self.done) as f64, elapsed.max(1) as f64);
         let now = moved * 1000.0 / elapsed;
@@ -95,7 +117,7 @@ mod tests {
     fn a_steady_flow_has_a_steady_rate() {
         let mut meter = Meter::default();
         for second in 1..10 {
-            meter.update(second * 5_000_000, 1000);
+            meter.update(second * 5_000_000, 1000, 0);
         }
         assert!((meter.rate.unwrap() - 5_000_000.0).abs() < 1.0);
         assert_eq!(time_left(50, 100, Some(10.0)), Some(5000));
@@ -105,10 +127,11 @@ mod tests {
 
     #[test]
     fn a_flow_that_stops_fades() {
-        let mut meter = Meter { done: 0, rate: Some(1_000_000.0) };
+        let mut meter = Meter { done: 0, rate: Some(1_000_000.0), moved_at: 0 };
         for _ in 0..20 {
-            meter.update(0, 1000);
+            meter.update(0, 1000, 20_000);
         }
         assert!(meter.rate.unwrap() < 100.0);
+        assert_eq!(meter.moved_at, 0);
     }
 }

@@ -223,6 +223,10 @@ fn back(model: &mut Model) {
     if model.messages.dismiss(now) {
         return;
     }
+    if model.view == View::Log {
+        model.log.filter.clear();
+        return;
+    }
     if let Some(list) = model.list_mut() {
         if !list.marks.is_empty() || list.range_from.is_some() {
             unmark(model);

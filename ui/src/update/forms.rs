@@ -135,7 +135,7 @@ fn submit(model: &Model, ask: &Ask) -> Result<Effect, Mistake> {
             };
             Command::ImportKernel(ImportKernel { from, name: ask.given(2) })
         }
-        AskKind::EditVm(id) => {
+        AskKind::EditVm { id, .. } => {
             let vm = model.snapshot.vms.iter().find(|vm| vm.id == *id);
             let vm = vm.ok_or_else(|| (0, "the machine is gone".to_owned()))?;
             Command::ChangeVm { name: vm.name.clone(), change: Box::new(change(vm, ask)?) }

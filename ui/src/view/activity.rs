@@ -69,6 +69,10 @@ fn line(model: &Model, painter: &mut Painter<'_>, area: Rect, view: &OperationVi
     if let Some(phase) = progress::phase(view) {
         x += painter.text(x, area.y, room(x), phase, theme.dim) + 2;
     }
+    if let Some(since) = model.rates.stalled(view) {
+        painter.format(x, area.y, room(x), format_args!("nothing for {}", Span(since)), theme.warning);
+        return;
+    }
     if let Some(rate) = rate {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let text = format_args!("{}/s", Bytes(rate as u64));

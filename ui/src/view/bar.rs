@@ -2,11 +2,12 @@
 
 use ratatui::layout::Rect;
 
-use crate::action::{ACTIONS, Action, Impact};
+use crate::action::{ACTIONS, Action, Impact, Scope};
 use crate::keymap::{self, Lookup};
+use crate::layout::layout;
 use crate::model::console::ConsolePane;
 use crate::model::toast::Level;
-use crate::model::{Model, Pane};
+use crate::model::{Model, Pane, View};
 use crate::paint::Painter;
 use crate::text;
 use crate::update::{Availability, availability};
@@ -51,18 +52,32 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         );
         return;
     }
-    // Help and quit are always found at the end; what is left is for the rest, by rank.
+    // Help and quit are always found at the end, and in the details the way back; what is left is for
+    // the rest, by rank.
     let width = |action: Action| {
         let keys = model.keymap.keys_of(action)?;
         Some(text::width(&keymap::sequence(keys)) + 1 + text::width(action.info().title) + 2)
     };
-    let always = [Action::Help, Action::Quit];
+    let in_details = model.list().is_some() && (model.pane == Pane::Detail || model.zoom);
+    let always: &[Action] =
+        if in_details { &[Action::Back, Action::Help, Action::Quit] } else { &[Action::Help, Action::Quit] };
+    let tabs = [Action::PreviousTab, Action::NextTab].map(|action| model.keymap.keys_of(action));
+    let tabs = match tabs {
+        [Some(left), Some(right)] if in_details && model.view == View::Vms => {
+            Some(format!("{} {}", keymap::sequence(left), keymap::sequence(right)))
+        }
+        _ => None,
+    };
     let reserved: u16 = always.iter().filter_map(|action| width(*action)).sum();
+    let reserved = reserved + tabs.as_ref().map_or(0, |keys| text::width(keys) + 7);
+    let unseen = layout(model).list.is_none();
     let mut actions = [None; MOST];
     let mut count = 0;
     for info in ACTIONS.iter().filter(|info| info.rank > 0 && !always.contains(&info.action)) {
         let shown = availability(model, info.action) == Availability::Available
-            && (model.pane == Pane::List || info.action != Action::Open)
+            && (!in_details || info.action != Action::Open)
+            // Rows that are not in sight are neither marked nor sorted.
+            && (!unseen || info.scope != Scope::List || info.action == Action::Yank)
             // Not one whose key means something else here.
             && model.keymap.keys_of(info.action).is_some_and(|keys| {
                 model.keymap.lookup(model.scopes(), keys) == Lookup::Action(info.action)
@@ -85,14 +100,21 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         x += painter.text(x, area.y, width, &keymap::sequence(keys), style) + 1;
         x += painter.text(x, area.y, width, info.title, theme.dim) + 2;
     }
-    for action in always {
+    if let Some(keys) = tabs {
+        hint(model, painter, &mut x, right, area.y, &keys, "tabs");
+    }
+    for &action in always {
         let Some(keys) = model.keymap.keys_of(action) else { continue };
         let keys = keymap::sequence(keys);
         hint(model, painter, &mut x, right, area.y, &keys, action.info().title);
     }
 }
 
+/// One key and what it does, where there is room for all of it.
 fn hint(model: &Model, painter: &mut Painter<'_>, x: &mut u16, right: u16, y: u16, key: &str, what: &str) {
+    if *x + text::width(key) + 1 + text::width(what) > right {
+        return;
+    }
     *x += painter.text(*x, y, right.saturating_sub(*x), key, model.theme.key) + 1;
     *x += painter.text(*x, y, right.saturating_sub(*x), what, model.theme.dim) + 2;
 }

@@ -25,8 +25,8 @@ use crate::model::{Model, Pane, View, VmTab};
 use crate::paint::Painter;
 use crate::text;
 
-/// Columns that the tabs of a machine take.
-const TABS: u16 = 54;
+/// Least columns of a name worth showing beside the tabs.
+const NAME: u16 = 10;
 
 pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines: Rect) {
     title(model, painter, area);
@@ -75,11 +75,14 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     let Some(name) = current_name(model) else { return };
     let style = if focused { theme.accent.bold() } else { theme.title };
     let width = name_width(model.view, area, name);
-    painter.text(area.x + 1, area.y, 1, " ", theme.text);
-    painter.text(area.x + 2, area.y, width, name, style);
-    painter.text(area.x + 2 + width, area.y, 1, " ", theme.text);
+    if width > 0 {
+        painter.text(area.x + 1, area.y, 1, " ", theme.text);
+        painter.text(area.x + 2, area.y, width, name, style);
+        painter.text(area.x + 2 + width, area.y, 1, " ", theme.text);
+    }
     if model.view == View::Vms {
-        for (tab, (x, _)) in VmTab::ALL.into_iter().zip(tabs(area, name)) {
+        let places = tabs(model, area, name);
+        for (tab, (x, _)) in VmTab::ALL.into_iter().zip(places).filter(|(_, (_, width))| *width > 0) {
             let here = tab == model.vm_tab;
             let style = if here { theme.bold.underlined() } else { theme.dim };
             let room = area.right().saturating_sub(x + 1);
@@ -91,31 +94,47 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     }
 }
 
-fn name_width(view: View, area: Rect, name: &str) -> u16 {
-    let tabs = if view == View::Vms { TABS } else { 0 };
-    text::width(name).min(area.width.saturating_sub(tabs).max(10)).min(area.width.saturating_sub(4))
+/// Columns of all tabs with so many blanks between two of them.
+fn tabs_width(blanks: u16) -> u16 {
+    VmTab::ALL.iter().map(|tab| text::width(tab.title()) + blanks).sum()
 }
 
-/// Where each tab is: its first column and width.
-fn tabs(area: Rect, name: &str) -> [(u16, u16); 7] {
-    let from = name_width(View::Vms, area, name) + 4;
+/// Columns for a name; none beside the tabs of a machine where too little is left: the list tells
+/// which one it is, and the tabs tell what there is.
+fn name_width(view: View, area: Rect, name: &str) -> u16 {
+    let name = text::width(name);
+    if view != View::Vms {
+        return name.min(area.width.saturating_sub(4));
+    }
+    let room = area.width.saturating_sub(tabs_width(1) + 6);
+    if room < name.min(NAME) { 0 } else { name.min(room) }
+}
+
+/// Where each tab is: its first column and width. Where there is no room for all, those before the
+/// one in sight are left out, with width 0, as far as need be.
+fn tabs(model: &Model, area: Rect, name: &str) -> [(u16, u16); 7] {
+    let name = name_width(View::Vms, area, name);
+    let from = if name > 0 { name + 4 } else { 1 };
+    let room = area.width.saturating_sub(from + 1);
+    let blanks = if tabs_width(2) <= room { 2 } else { 1 };
+    let width = |tab: &VmTab| text::width(tab.title()) + blanks;
+    let here = VmTab::ALL.iter().position(|tab| *tab == model.vm_tab).unwrap_or(0);
+    let fits = |first: &usize| VmTab::ALL[*first..=here].iter().map(width).sum::<u16>() <= room;
+    let first = (0..=here).find(fits).unwrap_or(here);
     let mut x = area.x + from;
-    // Where there is little room, one blank between two of them is enough.
-    let titles = VmTab::ALL.iter().map(|tab| text::width(tab.title()) + 2).sum::<u16>();
-    let blanks = if from + titles <= area.width { 2 } else { 1 };
-    VmTab::ALL.map(|tab| {
-        let width = text::width(tab.title()) + blanks;
-        let place = (x, width);
-        x += width;
-        place
-    })
+    let mut places = [(x, 0); 7];
+    for (place, tab) in places.iter_mut().zip(&VmTab::ALL).skip(first) {
+        *place = (x, width(tab));
+        x += width(tab);
+    }
+    places
 }
 
 /// The tab of a machine's details at a place of the screen.
 pub fn tab_at(model: &Model, x: u16, y: u16) -> Option<VmTab> {
     let area = layout(model).detail.filter(|area| model.view == View::Vms && area.y == y)?;
     let name = current_name(model)?;
-    let mut found = VmTab::ALL.into_iter().zip(tabs(area, name));
+    let mut found = VmTab::ALL.into_iter().zip(tabs(model, area, name));
     found.find(|(_, (from, width))| (*from..from + width).contains(&x)).map(|(tab, _)| tab)
 }
 

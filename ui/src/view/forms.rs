@@ -4,12 +4,13 @@ use ratatui::layout::Rect;
 
 use super::pen::Pen;
 use super::windows::{footer, input, window};
-use crate::format::Bytes;
+use crate::format::{Bytes, Mebibytes};
 use crate::model::ask::{Ask, Entry, Suggestion};
 use crate::model::form::{Field, NewVmForm};
 use crate::model::rows::network;
 use crate::model::{Model, View};
 use crate::paint::Painter;
+use crate::text;
 use crate::update::{ask_suggestions, new_vm_suggestions};
 
 /// Columns of a label.
@@ -81,6 +82,7 @@ fn suggestions(
     chosen: Option<usize>,
 ) -> u16 {
     let theme = &model.theme;
+    let names = offered.iter().map(|suggestion| text::width(suggestion.name)).max().unwrap_or(0).min(30);
     let mut lines = 0;
     for (at, suggestion) in offered.iter().enumerate() {
         if lines >= area.height {
@@ -92,10 +94,10 @@ fn suggestions(
             painter.style(Rect { y, height: 1, ..area }, highlight);
         }
         let name = super::row_style(theme.text, highlight);
-        let used = painter.text(area.x + 1, y, 30, suggestion.name, name);
+        painter.text(area.x + 1, y, names, suggestion.name, name);
         let dim = super::row_style(theme.dim, highlight);
-        let room = area.width.saturating_sub(used + 4);
-        painter.text(area.x + 3 + used, y, room, suggestion.detail, dim);
+        let room = area.width.saturating_sub(names + 4);
+        painter.text(area.x + 3 + names, y, room, suggestion.detail, dim);
         lines += 1;
     }
     lines
@@ -217,7 +219,7 @@ fn plan(model: &Model, painter: &mut Painter<'_>, inside: Rect, y: u16, form: &N
     }
     let (cpus, memory) = model.reserved();
     if model.host.cpus > 0 && cpus >= model.host.cpus && model.view == View::Vms {
-        let text = format!("Running machines already have {cpus} CPUs and {memory} MiB.");
+        let text = format!("Running machines already have {cpus} CPUs and {}.", Mebibytes(memory));
         pen.text(&text, theme.warning);
     }
 }

@@ -15,7 +15,7 @@ const LITTLE: u64 = 2 << 30;
 /// Where each view's tab is in the first line: offset and width, with its title short or long.
 fn tabs(model: &Model) -> [(u16, u16, bool); 5] {
     let brand = brand_width(model);
-    let measure = |short: bool| {
+    let measure = |short: bool, gap: u16| {
         let mut x = brand;
         View::ALL.map(|view| {
             let title = if short { short_title(view) } else { view.title() };
@@ -25,13 +25,19 @@ fn tabs(model: &Model) -> [(u16, u16, bool); 5] {
             let spinner = u16::from(view == View::Operations);
             let width = 2 + text::width(title) + digits + spinner;
             let place = (x, width, short);
-            x += width + 2;
+            x += width + gap;
             place
         })
     };
-    let long = measure(false);
-    let end = |places: &[(u16, u16, bool); 5]| places[4].0 + places[4].1;
-    if end(&long) + 2 <= model.width { long } else { measure(true) }
+    let fits = |places: &[(u16, u16, bool); 5]| places[4].0 + places[4].1 + 2 <= model.width;
+    let (long, short) = (measure(false, 2), measure(true, 2));
+    if fits(&long) {
+        long
+    } else if fits(&short) {
+        short
+    } else {
+        measure(true, 1)
+    }
 }
 
 fn brand_width(model: &Model) -> u16 {

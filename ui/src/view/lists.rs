@@ -77,7 +77,13 @@ fn title(model: &Model, painter: &mut Painter<'_>, area: Rect, list: &ListState,
             theme.text,
         );
     } else {
-        x += painter.format(x, area.y, room(x), format_args!(" {}", list.total), theme.text);
+        // Kernels that can be pulled are listed, and not here.
+        let here = if model.view == View::Kernels { model.snapshot.kernels.len() } else { list.total };
+        x += painter.format(x, area.y, room(x), format_args!(" {here}"), theme.text);
+        if here < list.total {
+            let more = format_args!(", {} in the catalog", list.total - here);
+            x += painter.format(x, area.y, room(x), more, theme.dim);
+        }
     }
     if model.view == View::Kernels && model.kernel_catalog_sought {
         x += painter.text(x, area.y, room(x), "  looking up what can be pulled", theme.busy);

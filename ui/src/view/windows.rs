@@ -281,10 +281,15 @@ fn paint_picker(model: &Model, painter: &mut Painter<'_>, all: Rect, picker: &Pi
     footer(model, painter, inside, &[("enter", "choose"), ("esc", "close")]);
 }
 
+/// Height of a window for the lines that were counted, as far as there is room.
+fn fitting(counter: &Pen<'_, '_>, all: Rect) -> u16 {
+    let lines = u16::try_from(counter.lines()).unwrap_or(u16::MAX);
+    lines.saturating_add(2).clamp(6, all.height.saturating_sub(4).max(6))
+}
+
 fn paint_messages(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: usize) {
     let theme = &model.theme;
-    let size = (all.width.saturating_sub(8).clamp(20, 110), all.height.saturating_sub(4).max(6));
-    let inside = window(model, painter, all, size, "Messages, the newest first");
+    let width = all.width.saturating_sub(8).clamp(20, 110);
     let lines = |pen: &mut Pen<'_, '_>| {
         for message in model.messages.kept.iter().rev() {
             let (glyph, style) = level_look(model, message.level);
@@ -299,18 +304,21 @@ fn paint_messages(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: u
             pen.text("None yet.", theme.dim);
         }
     };
-    let mut counter = Pen::counting(model, inside.width);
+    let mut counter = Pen::counting(model, width.saturating_sub(4));
     lines(&mut counter);
+    let size = (width, fitting(&counter, all));
+    let inside = window(model, painter, all, size, "Messages, the newest first");
     let last = counter.lines().saturating_sub(usize::from(inside.height));
     lines(&mut Pen::new(model, painter, inside, offset.min(last)));
     footer(model, painter, inside, &[("j k", "scroll"), ("esc", "close")]);
 }
 
 fn paint_doctor(model: &Model, painter: &mut Painter<'_>, all: Rect, offset: usize) {
-    let size = (all.width.saturating_sub(8).clamp(20, 96), all.height.saturating_sub(4).clamp(6, 24));
-    let inside = window(model, painter, all, size, "This host");
-    let mut counter = Pen::counting(model, inside.width);
+    let width = all.width.saturating_sub(8).clamp(20, 96);
+    let mut counter = Pen::counting(model, width.saturating_sub(4));
     findings(&mut counter);
+    let size = (width, fitting(&counter, all));
+    let inside = window(model, painter, all, size, "This host");
     let last = counter.lines().saturating_sub(usize::from(inside.height));
     findings(&mut Pen::new(model, painter, inside, offset.min(last)));
     footer(model, painter, inside, &[("j k", "scroll"), ("esc", "close")]);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use vmdeck_engine::operation::progress::ProgressState;
 use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::vm::record::NetworkMode;
 use vmdeck_ui::message::{Command, Effect, Msg};
@@ -532,4 +533,80 @@ fn the_selection_is_seen_without_colour() {
     assert!(reversed(5) && !reversed(4) && !reversed(6));
     use ratatui::style::Color::Reset;
     assert!(buffer.content().iter().all(|cell| cell.fg == Reset && cell.bg == Reset));
+}
+
+#[test]
+fn the_last_machine_deleted_from_its_details_leaves_the_list() {
+    for keys in ["enter", "z"] {
+        let mut deck = busy();
+        deck.vms = Arc::new(deck.vms[..1].to_vec());
+        let mut model = sample::model(deck.clone(), 80, 24);
+        press(&mut model, keys);
+        assert_eq!(model.pane, Pane::Detail);
+        let gone = Snapshot { generation: deck.generation + 1, vms: Arc::default(), ..deck };
+        update(&mut model, NOW, Msg::Snapshot(Arc::new(gone)));
+        assert_eq!((model.pane, model.zoom), (Pane::List, false), "{keys}");
+        assert!(text(&render(&model)).contains("No machine yet"), "{keys}");
+    }
+}
+
+#[test]
+fn the_way_back_is_told_in_details() {
+    let bar = |keys: &str| {
+        let mut model = sample::model(busy(), 80, 24);
+        press(&mut model, keys);
+        text(&render(&model)).lines().last().unwrap_or_default().to_owned()
+    };
+    for keys in ["enter", "enter l l", "2 enter", "4 enter"] {
+        assert!(bar(keys).contains("esc back"), "{keys}: {}", bar(keys));
+    }
+    assert!(bar("enter").contains("h l tabs"));
+    assert!(!bar("").contains("esc back"));
+    // Nothing of a hint is left out.
+    for hint in bar("/").trim().split("  ") {
+        assert!(!hint.contains('…'), "{hint}");
+    }
+}
+
+#[test]
+fn the_host_is_examined_after_the_first_picture_and_only_then() {
+    let examined = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Examine));
+    let mut model = sample::model(Snapshot::default(), 80, 24);
+    let first = update(&mut model, NOW, Msg::Snapshot(Arc::new(busy())));
+    assert!(examined(&first));
+    let second = Snapshot { generation: 8, ..busy() };
+    assert!(!examined(&update(&mut model, NOW, Msg::Snapshot(Arc::new(second)))));
+}
+
+#[test]
+fn escape_takes_the_filter_off_the_log() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "5 /");
+    enter(&mut model, "web");
+    press(&mut model, "enter");
+    assert_eq!(model.log.filter, "web");
+    press(&mut model, "esc");
+    assert_eq!(model.log.filter, "");
+}
+
+#[test]
+fn a_pull_of_which_nothing_comes_is_told_to_be_stalled() {
+    let deck = sample::pulls(1);
+    let part = deck.operations[0].progress.parts()[0].clone();
+    part.set_state(ProgressState::Active);
+    part.set_total(part.done() + (1 << 20));
+    let mut model = sample::model(deck, 200, 60);
+    press(&mut model, "4 enter");
+    let mut wait = |seconds: i64| {
+        for _ in 0..seconds {
+            let now = model.now + 1000;
+            update(&mut model, now, Msg::Tick);
+        }
+        text(&render(&model))
+    };
+    assert!(!wait(2).contains("stalled"));
+    let screen = wait(10);
+    assert!(screen.contains("stalled") && screen.contains("nothing for 12s"), "{screen}");
+    part.advance(1000);
+    assert!(!wait(1).contains("stalled"));
 }

@@ -24,9 +24,13 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
     })
     .sorted(3)
     .measured(|view| text::width(&view.record.target)),
-    Column::<OperationView>::new("PROGRESS", 2, (16, 28), operation_progress),
+    Column::<OperationView>::new("PROGRESS", 2, (20, 28), operation_progress),
     Column::<OperationView>::new("RATE", 4, (10, 10), |cell, view| {
-        if let Some(rate) = cell.model.rates.of_operation(view) {
+        let running = view.record.state == OperationState::Running;
+        if running && cell.model.rates.stalled(view).is_some() {
+            let style = cell.model.theme.warning;
+            cell.text("stalled", style);
+        } else if let Some(rate) = cell.model.rates.of_operation(view) {
             let style = cell.model.theme.text;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             cell.format(format_args!("{}/s", Bytes(rate as u64)), style);

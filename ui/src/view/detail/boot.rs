@@ -30,6 +30,15 @@ pub(super) fn boot(pen: &mut Pen<'_, '_>, vm: &Vm) {
         pen.text(&format!("It has never booted: {key} starts it."), theme.dim);
         return;
     };
+    // Why it failed is what is looked for; how far it got comes after that.
+    if let Some(failure) = &boot.failure {
+        let mark = format!("{} ", model.glyphs.failed);
+        pen.hanging(&mark, theme.bad, &failure.message, theme.bad);
+        if !failure.hint.is_empty() {
+            pen.hanging("  ", theme.dim, &failure.hint, theme.text);
+        }
+        pen.blank();
+    }
     for warning in &boot.warnings {
         let mark = format!("{} ", model.glyphs.warning);
         pen.hanging(&mark, theme.warning, warning, theme.warning);
@@ -52,19 +61,11 @@ pub(super) fn boot(pen: &mut Pen<'_, '_>, vm: &Vm) {
         line.right(11, format_args!("{}", Took(phases::total(boot, model.now))), theme.bold);
     });
     phases::waterfall(pen, boot);
-    if let Some(failure) = &boot.failure {
+    if let Some(failure) = boot.failure.as_ref().filter(|failure| !failure.console_tail.is_empty()) {
         pen.blank();
-        let mark = format!("{} ", model.glyphs.failed);
-        pen.hanging(&mark, theme.bad, &failure.message, theme.bad);
-        if !failure.hint.is_empty() {
-            pen.hanging("  ", theme.dim, &failure.hint, theme.text);
-        }
-        if !failure.console_tail.is_empty() {
-            pen.blank();
-            pen.heading("Console");
-            for text in &failure.console_tail {
-                pen.line(|line| line.put(text, theme.dim));
-            }
+        pen.heading("Console");
+        for text in &failure.console_tail {
+            pen.line(|line| line.put(text, theme.dim));
         }
     }
     let earlier = model.boots.as_ref().filter(|(id, _)| *id == vm.id).map(|(_, boots)| boots.as_slice());

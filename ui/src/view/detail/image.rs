@@ -27,10 +27,8 @@ pub(super) fn image(pen: &mut Pen<'_, '_>, image: &Image) {
     pen.field_format("created", format_args!("{} ago", Span(model.now - image.created_at)));
     let users: Vec<_> =
         model.snapshot.vms.iter().filter(|vm| vm.image_id == image.id).map(|vm| vm.name.as_str()).collect();
-    pen.field("used by", if users.is_empty() { "no machine" } else { "" });
-    if !users.is_empty() {
-        pen.hanging("  ", model.theme.dim, &users.join(", "), model.theme.text);
-    }
+    let users = if users.is_empty() { "no machine".to_owned() } else { users.join(", ") };
+    pen.field("used by", &users);
     let config = &image.config;
     pen.blank();
     pen.heading("What it runs");

@@ -50,7 +50,10 @@ pub(super) fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
         let (done, total) = view.progress.bytes();
         pen.line(|line| {
             line.put("Parts", theme.title);
-            if let Some(rate) = model.rates.of_operation(view) {
+            let stalled = model.rates.stalled(view).filter(|_| record.state == OperationState::Running);
+            if let Some(since) = stalled {
+                line.format(format_args!("  nothing for {}", Span(since)), theme.warning);
+            } else if let Some(rate) = model.rates.of_operation(view) {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 line.format(format_args!("  {}/s", Bytes(rate as u64)), theme.text);
                 if let Some(left) = time_left(done, total, Some(rate)) {
