@@ -1,6 +1,6 @@
 //! The loop that nearly everything goes through.
 //!
-//! It runs while there are 32 bytes of the piece ahead and room for a symbol behind; what is before
+//! It runs while there are 24 bytes of the piece ahead and room for a symbol behind; what is before
 //! and after is the business of [`crate::block`].
 
 use crate::bits::Packed;
@@ -13,9 +13,9 @@ use crate::huffman::{
 use crate::output::{BUFFER, LIMIT, Unpacked};
 use crate::{Input, Output};
 
-/// Bytes of the piece that one round may read: three refills of up to seven bytes, each of which
-/// looks at eight.
-const AHEAD: usize = 32;
+/// Bytes of the piece that one round may look at: two refills of up to seven bytes, each of which looks
+/// at eight.
+const AHEAD: usize = 24;
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +73,19 @@ pub(crate) fn symbols<I: Input, O: Output<Error = I::Error>>(
 fn run(tables: &Tables, state: &mut State<'_>) -> Stop {
     #[cfg(target_arch = "x86_64")]
     {
-        if std::arch::is_x86_feature_detected!("bmi2") {
+        if std::arch::is_x86_feature_detected!("bmi2") && std::arch::is_x86_feature_detected!("avx2") {
             #[expect(unsafe_code, reason = "the processor was asked whether it has these instructions")]
-            // SAFETY: the one thing that is asked for is BMI2, which is there.
-            return unsafe { run_bmi2(tables, state) };
+            // SAFETY: all that is asked for is BMI2 and AVX2, which are there.
+            return unsafe { run_wide(tables, state) };
         }
     }
     run_any(tables, state)
 }
 
-/// The same code with shifts that take their count from any register.
+/// The same code with shifts that take their count from any register, and copies of 32 bytes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "bmi2")]
-fn run_bmi2(tables: &Tables, state: &mut State<'_>) -> Stop {
+#[target_feature(enable = "bmi2,avx2")]
+fn run_wide(tables: &Tables, state: &mut State<'_>) -> Stop {
     run_inlined(tables, state)
 }
 
@@ -111,20 +111,19 @@ fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
     let (mut position, mut end) = (state.position, state.end);
     let (mut bits, mut count) = (state.bits, state.count);
 
-    macro_rules! is_short {
-        () => {
-            input.len().saturating_sub(position) < AHEAD || end >= LIMIT
-        };
-    }
+    // Bytes of `window` that are used up.
+    let mut ahead = 0;
+
     // Only the lowest six bits of `count` count: so a whole entry can be taken from it. After a
     // refill it is at least 56, and more bits may be there than it says: the same ones come again.
+    // The mask changes nothing and tells the compiler so.
     macro_rules! refill {
-        () => {
-            if let Some(word) = input.get(position..).and_then(|rest| rest.first_chunk::<8>()) {
-                bits |= u64::from_le_bytes(*word) << (count & 63);
-                position += 7 - (count >> 3 & 7) as usize;
-                count |= 56;
-            }
+        ($window:expr) => {
+            let mut word = [0; 8];
+            word.copy_from_slice(&$window[ahead & 15..][..8]);
+            bits |= u64::from_le_bytes(word) << (count & 63);
+            ahead += 7 - (count >> 3 & 7) as usize;
+            count |= 56;
         };
     }
     macro_rules! consume {
@@ -139,100 +138,103 @@ fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
             end += 1;
         };
     }
-
-    if is_short!() {
-        return Stop::Short;
+    macro_rules! literal_entry {
+        () => {
+            literals[(bits & LITERAL_MASK) as usize]
+        };
     }
-    refill!();
-    let mut entry = literals[(bits & LITERAL_MASK) as usize];
-    let stop = loop {
+
+    let Some(window) = look_ahead(input, position, end) else { return Stop::Short };
+    refill!(window);
+    let mut entry = literal_entry!();
+    let stop = 'rounds: loop {
         // `entry` is that of the bits at hand, of which there are at least 56.
+        position += ahead;
+        ahead = 0;
+        let Some(window) = look_ahead(input, position, end) else { break 'rounds Stop::Short };
         let mut before = bits;
-        if entry & LITERAL != 0 {
-            consume!(entry);
-            literal!(entry);
-            entry = literals[(bits & LITERAL_MASK) as usize];
-            before = bits;
+        'last_literal: {
             if entry & LITERAL != 0 {
                 consume!(entry);
                 literal!(entry);
-                entry = literals[(bits & LITERAL_MASK) as usize];
+                entry = literal_entry!();
                 before = bits;
                 if entry & LITERAL != 0 {
                     consume!(entry);
                     literal!(entry);
-                    if is_short!() {
-                        break Stop::Short;
+                    entry = literal_entry!();
+                    before = bits;
+                    if entry & LITERAL != 0 {
+                        break 'last_literal;
                     }
-                    entry = literals[(bits & LITERAL_MASK) as usize];
-                    refill!();
-                    continue;
                 }
             }
-        }
-        if entry & EXCEPTIONAL != 0 {
-            if entry & SUBTABLE != 0 {
-                consume!(LITERAL_BITS);
-                entry = literals[subtable_index(entry, bits) & (LITERAL_SIZE - 1)];
-                before = bits;
-                if entry & LITERAL != 0 {
+            if entry & EXCEPTIONAL != 0 {
+                if entry & SUBTABLE != 0 {
+                    consume!(LITERAL_BITS);
+                    entry = literals[subtable_index(entry, bits) & (LITERAL_SIZE - 1)];
+                    before = bits;
+                    if entry & LITERAL != 0 {
+                        break 'last_literal;
+                    }
+                }
+                if entry & EXCEPTIONAL != 0 {
+                    if entry & END == 0 {
+                        break 'rounds Stop::Symbol;
+                    }
                     consume!(entry);
-                    literal!(entry);
-                    if is_short!() {
-                        break Stop::Short;
-                    }
-                    refill!();
-                    entry = literals[(bits & LITERAL_MASK) as usize];
-                    continue;
+                    break 'rounds Stop::End;
                 }
             }
+            // Two literals, a code of 15 bits and 5 more at most.
+            consume!(entry);
+            let length = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
+            if count & 63 < 28 {
+                refill!(window);
+            }
+            entry = distances[(bits & DISTANCE_MASK) as usize];
             if entry & EXCEPTIONAL != 0 {
-                if entry & END == 0 {
-                    break Stop::Symbol;
+                if entry & SUBTABLE == 0 {
+                    break 'rounds Stop::Symbol;
                 }
-                consume!(entry);
-                break Stop::End;
+                consume!(DISTANCE_BITS);
+                entry = distances[subtable_index(entry, bits) & (DISTANCE_SIZE - 1)];
+                if entry & EXCEPTIONAL != 0 {
+                    break 'rounds Stop::Symbol;
+                }
             }
-        }
-        // Two literals, a code of 15 bits and 5 more at most.
-        consume!(entry);
-        let length = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
-        if count & 63 < 28 {
-            refill!();
-        }
-        entry = distances[(bits & DISTANCE_MASK) as usize];
-        if entry & EXCEPTIONAL != 0 {
-            if entry & SUBTABLE == 0 {
-                break Stop::Symbol;
+            let before = bits;
+            consume!(entry);
+            let distance = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
+            if distance > end - oldest {
+                break 'rounds Stop::Distance;
             }
-            consume!(DISTANCE_BITS);
-            entry = distances[subtable_index(entry, bits) & (DISTANCE_SIZE - 1)];
-            if entry & EXCEPTIONAL != 0 {
-                break Stop::Symbol;
-            }
-        }
-        let before = bits;
-        consume!(entry);
-        let distance = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
-        if distance > end - oldest {
-            break Stop::Distance;
-        }
-        let to = end;
-        end += length;
-        let is_short = is_short!();
-        if !is_short {
+            let to = end;
+            end += length;
             // Before the copy, so that what depends on it need not wait.
-            refill!();
-            entry = literals[(bits & LITERAL_MASK) as usize];
+            refill!(window);
+            entry = literal_entry!();
+            copy(output, to, distance, length);
+            continue 'rounds;
         }
-        copy(output, to, distance, length);
-        if is_short {
-            break Stop::Short;
-        }
+        // Of 56 bits at most 37 are used up: enough are left to look the next one up.
+        consume!(entry);
+        literal!(entry);
+        entry = literal_entry!();
+        refill!(window);
     };
-    (state.position, state.end) = (position, end);
+    (state.position, state.end) = (position + ahead, end);
     (state.bits, state.count) = (bits, count & 63);
     stop
+}
+
+/// What one round may look at, if there is as much, and room behind `end`.
+#[inline(always)]
+fn look_ahead(input: &[u8], position: usize, end: usize) -> Option<&[u8; AHEAD]> {
+    if end >= LIMIT {
+        return None;
+    }
+    input.get(position..)?.first_chunk()
 }
 
 /// Copies a match; may write up to 31 bytes too many.
@@ -240,22 +242,26 @@ fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
 fn copy(output: &mut [u8; BUFFER], end: usize, distance: usize, length: usize) {
     let (mut from, mut to) = (end - distance, end);
     let stop = end + length;
-    if distance >= 16 {
-        output.copy_within(from..from + 16, to);
-        output.copy_within(from + 16..from + 32, to + 16);
+    if distance >= 32 {
+        copy_bytes::<32>(output, from, to);
         while to + 32 < stop {
             (from, to) = (from + 32, to + 32);
-            output.copy_within(from..from + 16, to);
-            output.copy_within(from + 16..from + 32, to + 16);
+            copy_bytes::<32>(output, from, to);
+        }
+    } else if distance >= 16 {
+        copy_bytes::<16>(output, from, to);
+        while to + 16 < stop {
+            (from, to) = (from + 16, to + 16);
+            copy_bytes::<16>(output, from, to);
         }
     } else if distance == 1 {
         let byte = output[from];
         output[to..stop].fill(byte);
     } else if distance >= 8 {
-        output.copy_within(from..from + 8, to);
+        copy_bytes::<8>(output, from, to);
         while to + 8 < stop {
             (from, to) = (from + 8, to + 8);
-            output.copy_within(from..from + 8, to);
+            copy_bytes::<8>(output, from, to);
         }
     } else {
         while to < stop {
@@ -263,4 +269,12 @@ fn copy(output: &mut [u8; BUFFER], end: usize, distance: usize, length: usize) {
             (from, to) = (from + 1, to + 1);
         }
     }
+}
+
+/// Copies `N` bytes at once.
+#[inline(always)]
+fn copy_bytes<const N: usize>(output: &mut [u8; BUFFER], from: usize, to: usize) {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&output[from..from + N]);
+    output[to..to + N].copy_from_slice(&bytes);
 }
