@@ -20,8 +20,8 @@ const LARGE: u64 = 256;
 /// Most blocks set aside at once for a large file, 128 MiB: as much as one extent holds. Announced
 /// sizes may be wrong, and files may consist of holes.
 const MAX_RUN: u64 = 32_768;
-/// Bytes collected before they are written.
-const BUFFER: usize = 1 << 20;
+/// Bytes collected before they are written: more gains nothing, and each layer has such a buffer.
+const BUFFER: usize = 256 << 10;
 /// Bytes from which on content is written from where it is: copying it costs more than a call.
 const DIRECT: usize = 64 << 10;
 

@@ -22,8 +22,10 @@ impl<'a, I: Input> Packed<'a, I> {
     /// What is left of the piece in hand, or the next one; empty only at the end.
     fn rest(&mut self) -> Result<&[u8], Error<I::Error>> {
         while self.piece.as_ref().is_none_or(|piece| self.position >= piece.as_ref().len()) {
-            self.piece = self.input.next().map_err(Error::Stream)?;
+            // Given up before the next one is waited for.
+            self.piece = None;
             self.position = 0;
+            self.piece = self.input.next().map_err(Error::Stream)?;
             if self.piece.is_none() {
                 return Ok(&[]);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::sync::Semaphore;
 
 use super::blobs::BlobCache;
 use super::digest::Digest;
@@ -26,9 +27,22 @@ pub const MODULES: &str = "modules.ext4";
 /// What the image is, for whoever finds the folder.
 pub const RECORD: &str = "image.json";
 
-/// Layers under way at once. Each holds buffers and threads of its own, which is what bounds memory;
-/// registries give a client three connections' worth of speed, rarely more.
+/// Layers of one image under way at once. Each holds buffers and threads of its own, which is what
+/// bounds memory; registries give a client three connections' worth of speed, rarely more.
 const LAYERS_AT_ONCE: usize = 3;
+/// Layers of all images under way at once in this process, beside one of each image, which never waits:
+/// more streams than the processors and the network can serve only take memory.
+const MORE_LAYERS: usize = 4;
+
+/// Room for layers beyond the first of each image, shared by the pulls of a process.
+#[derive(Clone, Debug)]
+pub struct LayerRoom(Arc<Semaphore>);
+
+impl Default for LayerRoom {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MORE_LAYERS)))
+    }
+}
 
 /// What is to be flattened, and where.
 #[derive(Clone, Debug)]
@@ -39,6 +53,7 @@ pub struct Flatten {
     pub folder: PathBuf,
     pub cache: BlobCache,
     pub patience: Patience,
+    pub room: LayerRoom,
     /// Added on top of all layers.
     pub injections: Vec<Injection>,
     /// Its progress and its cancellation.
@@ -99,12 +114,17 @@ async fn attempt(
     let layers = &request.image.layers;
     let mut order: Vec<usize> = (0..layers.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(layers[index].size));
+    let (own, more) = (Semaphore::new(1), &request.room.0);
     let transfers = order.into_iter().map(|index| {
-        let (builder, cancel, layer) = (&builder, &cancel, &layers[index]);
+        let (builder, cancel, layer, own) = (&builder, &cancel, &layers[index], &own);
         async move {
-            if cancel.is_cancelled() {
-                return Err(Error::cancelled().into());
-            }
+            // Whoever waits for another's download of the same blob waits for one that has its room.
+            let _room = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::cancelled().into()),
+                room = own.acquire() => room,
+                room = more.acquire() => room,
+            };
             let sink = builder.layer(layer.index, layer.compression, Some(layer.diff_id.to_string()))?;
             let transfer = Transfer {
                 source: request.source.as_ref(),

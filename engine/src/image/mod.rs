@@ -49,7 +49,7 @@ use blobs::BlobCache;
 pub use catalog::{CatalogEntry, user_catalog};
 pub use digest::{Digest, DigestError};
 pub use export::{ExportFormat, ExportImage, ExportedImage};
-pub use flatten::{Flatten, INITRD, KERNEL, MODULES, RECORD, ROOTFS, WORK_SEED};
+pub use flatten::{Flatten, INITRD, KERNEL, LayerRoom, MODULES, RECORD, ROOTFS, WORK_SEED};
 pub use manifest::Platform;
 pub use promote::PromoteImage;
 pub(crate) use promote_disk::PromoteDisks;
@@ -78,6 +78,7 @@ struct Shared {
     names: KeyedLocks,
     /// One per manifest digest: content that two names share is made once.
     contents: KeyedLocks,
+    room: LayerRoom,
 }
 
 /// What to pull.
@@ -108,7 +109,8 @@ impl ImageService {
         let cache = BlobCache::new(data.blobs());
         let names = KeyedLocks::new(data.locks(), "image");
         let contents = KeyedLocks::new(data.locks(), "content");
-        Self { shared: Arc::new(Shared { data, store, operations, settings, cache, names, contents }) }
+        let room = LayerRoom::default();
+        Self { shared: Arc::new(Shared { data, store, operations, settings, cache, names, contents, room }) }
     }
 
     pub async fn list(&self) -> Result<Vec<Image>> {

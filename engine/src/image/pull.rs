@@ -112,6 +112,7 @@ impl ImageService {
             folder: folder.clone(),
             cache: shared.cache.clone(),
             patience: shared.settings.patience.clone(),
+            room: shared.room.clone(),
             injections: Vec::new(),
             operation: operation.clone(),
         })

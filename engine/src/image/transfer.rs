@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::{BlobCache, CachedBlob, Claim, PartialBlob};
@@ -23,11 +23,13 @@ use crate::error::{Error, Result};
 use crate::operation::progress::{ProgressPart, ProgressState};
 use crate::rootfs::LayerSink;
 
-/// Pieces on their way to the pump; each is what one read of the network gave, 400 KiB from a fast
-/// one. All of them are still to be unpacked when the last byte is here.
-const PIECES: usize = 4;
+/// Bytes of pieces between the network and the unpacked stream. Each piece is what one read of the
+/// network gave, 400 KiB from a fast one. All of them are still to be unpacked when the last byte is here.
+const UNDER_WAY: usize = 1 << 20;
+/// Pieces on their way to the pump, small ones of a slow network.
+const PIECES: usize = 16;
 /// Bytes read from the disk at a time.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 128 << 10;
 /// When the flattener refuses a layer, so much more is fetched to learn whether the bytes are the
 /// promised ones: then the image is at fault, and not its storage.
 const WORTH_KNOWING: u64 = 64 << 20;
@@ -171,11 +173,12 @@ impl Transfer<'_> {
     /// Gets the layer's bytes from `position` on and hands them to the pump, with retries.
     async fn fetch(self, mut position: u64, sink: &LayerSink, pump: mpsc::Sender<Bytes>) -> Result<()> {
         let size = self.layer.size;
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
         let (mut failures, mut counted_at) = (0, position);
         while position < size {
             let opened = self.until_cancelled(self.source.open_layer(self.layer, position)).await?;
             let failed = match opened {
-                Ok(open) => match self.read(open, &mut position, sink, &pump).await? {
+                Ok(open) => match self.read(open, &mut position, sink, &room, &pump).await? {
                     None => return Ok(()),
                     Some(failed) => failed,
                 },
@@ -209,6 +212,7 @@ impl Transfer<'_> {
         open: OpenLayer,
         position: &mut u64,
         sink: &LayerSink,
+        room: &Arc<Semaphore>,
         pump: &mpsc::Sender<Bytes>,
     ) -> Result<Option<SourceError>> {
         let size = self.layer.size;
@@ -242,6 +246,7 @@ impl Transfer<'_> {
             if sink.bytes.is_closed() && size - *position > WORTH_KNOWING {
                 return Err(Error::failed(format!("layer {} was refused", self.layer.label())));
             }
+            let piece = self.until_cancelled(admitted(piece, room)).await?;
             if self.until_cancelled(pump.send(piece)).await?.is_err() {
                 // The pump ended; its own result says why.
                 return Ok(None);
@@ -332,6 +337,26 @@ impl Transfer<'_> {
 
 fn ended(error: tokio::task::JoinError) -> Error {
     Error::failed("a layer's thread ended").with_source(error)
+}
+
+/// The piece, once there is room for it; the room is free again when nobody holds the piece any more.
+async fn admitted(piece: Bytes, room: &Arc<Semaphore>) -> Bytes {
+    struct Admitted {
+        piece: Bytes,
+        _room: OwnedSemaphorePermit,
+    }
+    impl AsRef<[u8]> for Admitted {
+        fn as_ref(&self) -> &[u8] {
+            &self.piece
+        }
+    }
+    // Never more than half: whoever reads may hold one piece while it waits for the next.
+    let wanted = piece.len().min(UNDER_WAY / 2) as u32;
+    match Arc::clone(room).acquire_many_owned(wanted).await {
+        Ok(permit) => Bytes::from_owner(Admitted { piece, _room: permit }),
+        // It is never closed.
+        Err(_) => piece,
+    }
 }
 
 /// The thread of one layer: hashes, keeps and passes on.
