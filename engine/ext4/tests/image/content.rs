@@ -32,9 +32,16 @@ pub(crate) struct Image {
     pub(crate) summary: Summary,
 }
 
+/// A folder in memory, where there is such a place: many small images are made, looked at and forgotten.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("vmdeck-ext4-").tempdir_in(place).unwrap()
+}
+
 /// Builds an image: `fill` streams content and names it in the tree.
 pub(crate) fn build(options: Options, fill: impl FnOnce(&mut DataWriter<'_>, &mut Tree)) -> Image {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("image.ext4");
     let formatter = Formatter::create(create(&path), options).unwrap();
     let mut tree = Tree::new(metadata(0o755));

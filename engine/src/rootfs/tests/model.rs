@@ -333,10 +333,15 @@ fn difference(
 }
 
 fn run(layers: &[Vec<Change>]) -> Result<Dump> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let archives: Vec<_> =
         layers.iter().map(|layer| archive(&layer.iter().map(Change::item).collect::<Vec<_>>())).collect();
     merged(folder.path(), &archives)
+}
+
+/// As many as `PROPTEST_CASES` says, if it does.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Layers that turn each tree into the next.
@@ -347,7 +352,7 @@ fn stack(trees: &[BTreeMap<String, (Kind, u32)>], opaque: bool) -> Vec<Vec<Chang
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
 
     #[test]
     fn layers_made_of_differences_mean_the_same_to_umoci(
@@ -368,7 +373,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(400), ..ProptestConfig::default() })]
 
     #[test]
     fn any_layers_give_what_the_model_gives(
