@@ -109,11 +109,7 @@ impl From<Content> for FileData {
 impl LayerEntries {
     /// The piece to add to.
     pub(super) fn open_chunk(&mut self) -> &mut EntryChunk {
-        if self
-            .chunks
-            .last()
-            .is_none_or(|chunk| chunk.entries.len() >= CHUNK || chunk.text.len() >= CHUNK_TEXT)
-        {
+        if self.chunks.last().is_none_or(EntryChunk::is_full) {
             if let Some(full) = self.chunks.last_mut() {
                 full.text.shrink_to_fit();
                 self.text += full.text.len();
@@ -122,6 +118,13 @@ impl LayerEntries {
         }
         let last = self.chunks.len() - 1;
         &mut self.chunks[last]
+    }
+
+    /// Takes the last piece out when it is full. What it holds still counts as a part of the list.
+    pub(super) fn take_full(&mut self) -> Option<EntryChunk> {
+        let full = self.chunks.pop_if(|chunk| chunk.is_full())?;
+        self.text += full.text.len();
+        Some(full)
     }
 
     /// Bytes of all names, targets and attributes.
@@ -136,6 +139,10 @@ impl LayerEntries {
 }
 
 impl EntryChunk {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= CHUNK || self.text.len() >= CHUNK_TEXT
+    }
+
     pub(super) fn push(&mut self, entry: LayerEntry) {
         self.entries.push(entry);
     }

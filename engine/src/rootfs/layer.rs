@@ -8,6 +8,8 @@ use vmdeck_ext4::{DataWriter, FileData};
 use super::RootfsLimits;
 use super::entries::{EntryChunk, LayerEntries, LayerEntry, LayerEntryKind};
 use super::error::{EntryError, LayerError, escape};
+use super::jail::Jail;
+use super::merge;
 use super::path::{self, NameKind};
 use super::tar::{self, Content, EntryType, Reader, Source};
 
@@ -60,10 +62,13 @@ impl Content for DataWriter<'_> {
 
 /// Reads a layer's archive to its end: content goes to `writer`, the rest becomes the list.
 /// Returns the source as well, which may have more behind the archive's end.
+///
+/// `bottom` is the tree, where this is the bottom layer: then the list has only what came last.
 pub(super) fn read_layer<S: Source>(
     source: S,
     writer: &mut DataWriter<'_>,
     budget: &Budget,
+    mut bottom: Option<&mut Jail>,
     cancel: &CancellationToken,
 ) -> Result<(LayerEntries, S), LayerError> {
     let mut reader = Reader::new(source);
@@ -76,6 +81,11 @@ pub(super) fn read_layer<S: Source>(
         budget.entry()?;
         if list.text_length() > TEXT_LIMIT {
             return Err(LayerError::Limit { what: "bytes of names", limit: TEXT_LIMIT as u64 });
+        }
+        if let Some(jail) = &mut bottom
+            && let Some(chunk) = list.take_full()
+        {
+            merge::add_chunk(jail, chunk, budget)?;
         }
         let chunk = list.open_chunk();
         let mark = chunk.mark();

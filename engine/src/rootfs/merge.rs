@@ -16,7 +16,7 @@ use super::jail::{Jail, split};
 use super::layer::Budget;
 use super::path::AUFS_LINKS;
 
-/// How many entries to place between two looks at the cancel token.
+/// How many entries to look at between two looks at the cancel token.
 const CANCEL_EVERY: usize = 1024;
 
 /// Lays one layer over the tree.
@@ -31,23 +31,63 @@ pub(super) fn apply(
         hide(jail, &list, cancel)?;
     }
     let mut position = 0;
-    for mut chunk in list.chunks {
-        for mut entry in chunk.take_entries() {
-            if position % CANCEL_EVERY == 0 && cancel.is_cancelled() {
-                return Err(LayerError::Cancelled);
-            }
-            let hidden = links.get(&position).copied();
-            position += 1;
-            add(jail, &chunk, &mut entry, hidden, budget).map_err(|problem| match problem {
-                Problem::Entry(source) => LayerError::Entry { name: escape(chunk.path(&entry)), source },
-                Problem::Layer(error) => error,
-            })?;
+    for chunk in list.chunks {
+        if cancel.is_cancelled() {
+            return Err(LayerError::Cancelled);
         }
+        position = place(jail, chunk, position, &links, budget)?;
     }
-    // Only the links to what is in there belong to the image.
+    forget_aufs(jail);
+    Ok(())
+}
+
+/// Adds what is left of the bottom layer, which has nothing below it to hide.
+pub(super) fn add_all(
+    jail: &mut Jail,
+    list: LayerEntries,
+    budget: &Budget,
+    cancel: &CancellationToken,
+) -> Result<(), LayerError> {
+    for chunk in list.chunks {
+        if cancel.is_cancelled() {
+            return Err(LayerError::Cancelled);
+        }
+        add_chunk(jail, chunk, budget)?;
+    }
+    forget_aufs(jail);
+    Ok(())
+}
+
+/// Adds a piece of the bottom layer.
+pub(super) fn add_chunk(jail: &mut Jail, chunk: EntryChunk, budget: &Budget) -> Result<(), LayerError> {
+    place(jail, chunk, 0, &HashMap::new(), budget).map(drop)
+}
+
+/// Adds the entries of a piece, the first of which is at `position` in its list; returns where the
+/// next piece begins. `links`: see [`hidden_links`].
+fn place(
+    jail: &mut Jail,
+    mut chunk: EntryChunk,
+    mut position: usize,
+    links: &HashMap<usize, InodeId>,
+    budget: &Budget,
+) -> Result<usize, LayerError> {
+    for mut entry in chunk.take_entries() {
+        let hidden = links.get(&position).copied();
+        position += 1;
+        add(jail, &chunk, &mut entry, hidden, budget).map_err(|problem| match problem {
+            Problem::Entry(source) => LayerError::Entry { name: escape(chunk.path(&entry)), source },
+            Problem::Layer(error) => error,
+        })?;
+    }
+    Ok(position)
+}
+
+/// AUFS keeps files with several names in a folder of its own; only the links to what is in there belong
+/// to the image.
+fn forget_aufs(jail: &mut Jail) {
     let root = jail.tree.root();
     jail.remove(root, AUFS_LINKS);
-    Ok(())
 }
 
 /// Of this entry, or of the layer as a whole.

@@ -4,7 +4,8 @@
 //! RootfsBuilder::create
 //!    ├─ layer(i) ─▶ LayerSink ─ packed bytes ─▶ unpack ─▶ tar ─▶ content to its place in the image
 //!    │                (any number, any order)                 └▶ list of entries
-//!    └─ finish ─▶ lists merged bottom-up ─▶ injections ─▶ metadata ─▶ fdatasync
+//!    │                                        └▶ merged bottom-up, as soon as those below are
+//!    └─ finish ─▶ injections ─▶ metadata ─▶ fdatasync
 //! ```
 //!
 //! File content goes to the image the moment it is known and is never read again; nothing passes
@@ -13,8 +14,8 @@
 //!
 //! What one layer costs while it streams: two threads, 1.4 MiB of buffers, four packed pieces as
 //! large as the sender makes them, the ext4 writer's arena, and for zstd its window (8 MiB below
-//! level 20). Its list of entries stays until `finish`: about 150 bytes an entry. How many layers
-//! stream at the same time is the caller's choice.
+//! level 20). Its list of entries, about 150 bytes each, stays until the layers below it are complete. How
+//! many layers stream at the same time is the caller's choice.
 //!
 //! Layers are untrusted: see [`RootfsLimits`] and [`RootfsError`].
 
@@ -28,6 +29,7 @@ mod merge;
 mod path;
 mod pipeline;
 mod seed;
+mod stack;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -49,11 +51,11 @@ use vmdeck_ext4::{Directory, Formatter, InodeKind, Metadata, Options, Timestamp}
 use crate::error::{Error, Result};
 
 pub use contents::{Contents, InitSystem};
-use entries::LayerEntries;
 pub use error::{EntryError, LayerError, LayerName, RootfsError};
 use jail::Jail;
 use layer::Budget;
 use pipeline::LayerJob;
+use stack::Stack;
 pub use tar::TarError;
 
 /// Pieces of packed bytes that wait for a layer's thread.
@@ -146,15 +148,7 @@ pub struct RootfsBuilder {
 struct Shared {
     formatter: Formatter,
     budget: Budget,
-    /// What is known of each layer. Held for moments only, by the layers' threads when they end.
-    layers: Mutex<Vec<LayerState>>,
-}
-
-#[derive(Debug)]
-enum LayerState {
-    Waiting,
-    Begun,
-    Read(LayerName, LayerEntries),
+    stack: Stack,
 }
 
 /// The threads of a builder; dropping them cancels and waits for them.
@@ -227,10 +221,10 @@ impl RootfsBuilder {
             },
         )
         .map_err(|source| RootfsError::Format { doing: "create the image", source })?;
-        let layers = (0..options.layers).map(|_| LayerState::Waiting).collect();
+        let stack = Stack::new(options.layers);
         let budget = Budget::new(options.limits);
         Ok(Self {
-            shared: Arc::new(Shared { formatter, budget, layers: Mutex::new(layers) }),
+            shared: Arc::new(Shared { formatter, budget, stack }),
             threads: Threads { cancel: cancel.child_token(), handles: Mutex::new(Vec::new()) },
             options,
             created,
@@ -245,13 +239,7 @@ impl RootfsBuilder {
         compression: Compression,
         diff_id: Option<String>,
     ) -> Result<LayerSink> {
-        {
-            let mut layers = self.shared.layers.lock().unwrap_or_else(PoisonError::into_inner);
-            match layers.get_mut(index) {
-                Some(state @ LayerState::Waiting) => *state = LayerState::Begun,
-                _ => return Err(RootfsError::Unexpected { index }.into()),
-            }
-        }
+        self.shared.stack.begin(index)?;
         let (bytes, packed) = mpsc::channel(PACKED_PIECES);
         let (finished, result) = oneshot::channel();
         let name = LayerName { index, diff_id: diff_id.clone() };
@@ -263,19 +251,18 @@ impl RootfsBuilder {
             cancel: self.threads.cancel.clone(),
         };
         let shared = Arc::clone(&self.shared);
-        let read_name = name.clone();
+        let cancel = self.threads.cancel.clone();
         let handle = thread::Builder::new()
             .name("layer-write".into())
             .spawn(move || {
-                let outcome = job.run(&shared.formatter, &shared.budget).map(|entries| {
-                    let mut layers = shared.layers.lock().unwrap_or_else(PoisonError::into_inner);
-                    layers[index] = LayerState::Read(read_name, entries);
-                });
-                drop(shared);
+                let Shared { formatter, budget, stack } = &*shared;
+                let outcome = stack
+                    .read(index, name.clone(), budget, &cancel, |bottom| job.run(formatter, budget, bottom));
                 let outcome =
                     outcome.map_err(|source| Error::from(RootfsError::Layer { layer: name, source }));
                 // Nobody waits for it when the pull was given up.
                 let _ = finished.send(outcome);
+                stack.merge_ready(budget, &cancel);
             })
             .map_err(RootfsError::io("start a layer's thread"))?;
         self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
@@ -312,25 +299,15 @@ impl RootfsBuilder {
         if threads.cancel.is_cancelled() {
             return Err(RootfsError::Cancelled);
         }
-        {
-            let layers = shared.layers.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = layers.iter().position(|state| !matches!(state, LayerState::Read(..))) {
-                return Err(RootfsError::Missing { index });
-            }
+        if let Some(index) = shared.stack.missing() {
+            return Err(RootfsError::Missing { index });
         }
         threads.join();
-        let Some(Shared { formatter, budget, layers }) = Arc::into_inner(shared) else {
+        let Some(Shared { formatter, budget, stack }) = Arc::into_inner(shared) else {
             // Every clone lived on one of the threads that have ended.
             return Err(RootfsError::Cancelled);
         };
-        // A root no layer describes is as `umoci` makes it, its time too.
-        let mut jail = Jail::new(Metadata { mode: 0o755, ..Metadata::default() });
-        let layers = layers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (index, state) in layers.into_iter().enumerate() {
-            let LayerState::Read(layer, list) = state else { return Err(RootfsError::Missing { index }) };
-            merge::apply(&mut jail, list, &budget, &threads.cancel)
-                .map_err(|source| RootfsError::Layer { layer, source })?;
-        }
+        let mut jail = stack.finish(&budget, &threads.cancel)?;
         inject(&mut jail, &formatter, injections, created)?;
         Ok(Merged { jail, formatter, threads, options, created })
     }

@@ -28,6 +28,7 @@ use super::Compression;
 use super::entries::LayerEntries;
 use super::error::LayerError;
 use super::inflate::{self, Input, Output};
+use super::jail::Jail;
 use super::layer::{self, Budget};
 use super::tar::Source;
 
@@ -50,7 +51,13 @@ pub(super) struct LayerJob {
 
 impl LayerJob {
     /// Runs the layer to its end, on this thread and one more, which has ended when this returns.
-    pub(super) fn run(self, formatter: &Formatter, budget: &Budget) -> Result<LayerEntries, LayerError> {
+    /// Entries go to `bottom` where there is one; see [`layer::read_layer`].
+    pub(super) fn run(
+        self,
+        formatter: &Formatter,
+        budget: &Budget,
+        bottom: Option<&mut Jail>,
+    ) -> Result<LayerEntries, LayerError> {
         let Self { packed, compression, diff_id, ratio, cancel } = self;
         let (full, chunks) = sync_channel(BUFFERS);
         let (free, recycled) = sync_channel(BUFFERS);
@@ -71,7 +78,7 @@ impl LayerJob {
             let hash = diff_id.is_some().then(Sha256::new);
             let source =
                 ChunkSource { chunks, free, current: Chunk::Shared(Bytes::new()), position: 0, hash };
-            let read = read(source, diff_id, formatter, budget, &cancel);
+            let read = read(source, diff_id, formatter, budget, bottom, &cancel);
             // Its channels are closed now, so that the other thread cannot wait for ever.
             let unpacked = unpack.join().unwrap_or(Err(LayerError::Stopped));
             match (read, unpacked) {
@@ -89,10 +96,11 @@ fn read(
     diff_id: Option<String>,
     formatter: &Formatter,
     budget: &Budget,
+    bottom: Option<&mut Jail>,
     cancel: &CancellationToken,
 ) -> Result<LayerEntries, LayerError> {
     let mut writer = formatter.data_writer();
-    let (entries, mut source) = layer::read_layer(source, &mut writer, budget, cancel)?;
+    let (entries, mut source) = layer::read_layer(source, &mut writer, budget, bottom, cancel)?;
     writer.flush().map_err(LayerError::Write)?;
     loop {
         let length = source.fill()?.len();

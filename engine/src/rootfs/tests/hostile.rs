@@ -155,10 +155,18 @@ fn folders_made_by_links_are_counted() {
     let items = [Item::symlink("s", target), Item::file("s/x", "")];
     let mut options = options(folder.path(), 1);
     options.limits.entries = 1_000;
-    let builder = RootfsBuilder::create(options, CancellationToken::new()).unwrap();
-    send(&builder, &[archive(&items)], Compression::None).unwrap();
-    let error = builder.finish(&[], None).unwrap_err();
+    let builder = RootfsBuilder::create(options.clone(), CancellationToken::new()).unwrap();
+    let error = send(&builder, &[archive(&items)], Compression::None).unwrap_err();
     assert_eq!(error.full_message(), "layer 1: more than 1000 entries in all layers");
+    // The same of an upper layer, which is merged when those below it are complete.
+    let folder = tempfile::tempdir().unwrap();
+    options.path = folder.path().join("rootfs.ext4");
+    options.layers = 2;
+    let builder = RootfsBuilder::create(options, CancellationToken::new()).unwrap();
+    let bottom = archive(&[Item::file("f", "")]);
+    send(&builder, &[bottom, archive(&items)], Compression::None).unwrap();
+    let error = builder.finish(&[], None).unwrap_err();
+    assert_eq!(error.full_message(), "layer 2: more than 1000 entries in all layers");
 }
 
 struct Count(u64);
