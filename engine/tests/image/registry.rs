@@ -164,7 +164,9 @@ async fn basic_authentication_takes_the_credentials_of_podman() {
     };
     let error = with("wrong").pull(&registry.reference("app:1"), "app").await.unwrap_err();
     assert!(
-        whole(&error).contains("refuses access") && !whole(&error).contains("wrong"),
+        whole(&error).contains("refuses access")
+            && whole(&error).contains("the password on record for `user`")
+            && !whole(&error).contains("wrong"),
         "{}",
         whole(&error)
     );

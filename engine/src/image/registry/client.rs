@@ -268,8 +268,16 @@ impl RegistryClient {
                 Error::failed(format!("the registry {registry} lacks a part of the image: {path}{said}"))
             }
             StatusCode::UNAUTHORIZED => {
+                let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let hint = match authorization.auth {
+                    RegistryAuth::Basic(user, _) => format!(
+                        "the password on record for `{}` is not taken, or does not allow this: {login}",
+                        printable(&user, 80)
+                    ),
+                    _ => login,
+                };
                 Error::failed(format!("the registry {registry} refuses access to `{repository}`{said}"))
-                    .with_hint(login)
+                    .with_hint(hint)
             }
             StatusCode::FORBIDDEN => {
                 Error::failed(format!("the registry {registry} forbids access to `{repository}`{said}"))

@@ -107,8 +107,13 @@ impl TarIndex {
     }
 
     fn new(path: &Path, file: File) -> Result<Self> {
-        let damaged =
-            |error| Error::io(format!("`{}` is no tar file, or a damaged one", path.display()), error);
+        let damaged = |error: std::io::Error| {
+            // The tar library quotes what it found.
+            let shown = printable(&error.to_string(), 100);
+            let error =
+                if error.raw_os_error().is_none() { std::io::Error::new(error.kind(), shown) } else { error };
+            Error::io(format!("`{}` is no tar file, or a damaged one", path.display()), error)
+        };
         let mut members = HashMap::new();
         {
             let mut archive = tar::Archive::new(&file);
@@ -286,6 +291,10 @@ mod tests {
         std::fs::write(&path, [7; 2000]).unwrap();
         let error = TarIndex::open_file(&path, folder.path()).unwrap_err();
         assert!(error.to_string().contains("x.tar` is no tar file"), "{error}");
+        // A text is quoted by the tar library, line breaks and all.
+        std::fs::write(&path, "root:x:0:0:\u{1b}[31m:/root:/bin/sh\n".repeat(40)).unwrap();
+        let message = TarIndex::open_file(&path, folder.path()).unwrap_err().full_message();
+        assert!(message.len() < 300 && !message.contains(char::is_control), "{message}");
         let error = TarIndex::open_file(folder.path(), folder.path()).unwrap_err();
         assert!(error.to_string().contains("no regular file"), "{error}");
     }
