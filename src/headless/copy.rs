@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, source: &str, target: &str) -> Outcom
             context.follow(vms.copy_in(name, from, path, None)).await?
         }
         (End::Here(_), End::Here(_)) => {
-            return Err(Error::usage("neither path is one in a machine").with_hint("write it as NAME:/path"));
+            return Err(Error::usage("neither path is one in a machine").with_hint("write it as NAME:PATH"));
         }
         (End::Machine { .. }, End::Machine { .. }) => {
             return Err(Error::usage("both paths are in machines")
@@ -43,13 +43,14 @@ pub(super) async fn run(context: &Context, source: &str, target: &str) -> Outcom
     Ok(0)
 }
 
-/// A colon before any slash makes it a path in a machine, as for scp; `./a:b` is a file here.
+/// A colon before any slash makes it a path in a machine, as for scp; `./a:b` is a file here. No path
+/// after it is the home of root.
 fn end(text: &str) -> Result<End<'_>> {
     match text.split_once(':') {
         Some((name, path)) if !name.contains('/') => {
-            if name.is_empty() || path.is_empty() {
-                let error = Error::usage(format!("`{text}` lacks the machine's name or the path in it"));
-                return Err(error.with_hint("write it as NAME:/path; a file of this host as ./FILE"));
+            if name.is_empty() {
+                let error = Error::usage(format!("`{text}` lacks the machine's name"));
+                return Err(error.with_hint("write it as NAME:PATH; a file of this host as ./FILE"));
             }
             Ok(End::Machine { name, path })
         }
@@ -66,10 +67,11 @@ mod tests {
     fn a_colon_before_any_slash_names_a_machine() {
         assert_eq!(end("box:/etc").unwrap(), End::Machine { name: "box", path: "/etc" });
         assert_eq!(end("box:a:b").unwrap(), End::Machine { name: "box", path: "a:b" });
+        assert_eq!(end("box:").unwrap(), End::Machine { name: "box", path: "" });
         for here in ["./box:/etc", "/a:b", "plain", "dir/a:b"] {
             assert_eq!(end(here).unwrap(), End::Here(here.into()), "{here}");
         }
-        for bad in ["", ":", ":/x", "box:"] {
+        for bad in ["", ":", ":/x"] {
             assert!(end(bad).is_err(), "{bad}");
         }
     }

@@ -58,10 +58,11 @@ pub(super) async fn out(
     to: PathBuf,
     operation: &Operation,
 ) -> Result<Copied> {
+    let from = in_machine(&from);
     let target = Target::resolve(&to, name_of(&from).map(OsStr::new)).map_err(local)?;
     let part = operation.progress().add(from.clone(), ProgressUnit::Bytes, 0);
     part.set_state(ProgressState::Active);
-    let session = channel.serve(Service::Send { path: absolute(&from) }, None).await?;
+    let session = channel.serve(Service::Send { path: from }, None).await?;
     let ExecSession { input, mut output, control, mut end } = session;
     drop(input);
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -135,7 +136,7 @@ pub(super) async fn into(
     })?;
     let part = operation.progress().add(from.display().to_string(), ProgressUnit::Bytes, 0);
     part.set_state(ProgressState::Active);
-    let service = Service::Receive { path: absolute(&to), name };
+    let service = Service::Receive { path: in_machine(&to), name };
     let ExecSession { mut input, mut output, control, mut end } = channel.serve(service, None).await?;
     let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
     let counted = std::sync::Arc::clone(&part);
@@ -194,9 +195,15 @@ pub(super) async fn into(
     Ok(Copied { bytes, warnings, is_partial })
 }
 
-/// Services run in the home of root; a path in a machine is one from its root.
-fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+/// A path as the agent takes it. Its services run in the home of root, where paths begin that do not
+/// begin at `/`, as for scp: no path at all is that home, and so is `~`.
+fn in_machine(path: &str) -> String {
+    let path = match path.strip_prefix('~') {
+        Some("") => "",
+        Some(below) if below.starts_with('/') => below.trim_start_matches('/'),
+        _ => path,
+    };
+    if path.is_empty() { ".".to_owned() } else { path.to_owned() }
 }
 
 fn keep(warnings: &mut Vec<String>, text: &str) {
@@ -219,9 +226,13 @@ fn local(error: TransferError) -> Error {
     match error {
         TransferError::File { path, source } => Error::io(format!("cannot copy `{path}`"), source),
         TransferError::Malformed(_) => {
-            Error::failed("the machine's agent sent what is no copy of files").with_source(error)
+            Error::failed("the machine's agent sent what is no copy of files").with_source(error).with_hint(
+                "it may be of another vmdeck than this one: `vmdeck vm restart` gives the machine this one's",
+            )
         }
         TransferError::Target(text) => Error::conflict(text),
+        TransferError::NoFolder(_) => Error::not_found(format!("{error} on this host"))
+            .with_hint("make it first; the last name on the path may be one that is not there yet"),
         error => Error::failed("the copy failed").with_source(error),
     }
 }
@@ -278,6 +289,24 @@ impl Write for Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_in_a_machine_begin_at_its_root_or_in_the_home_of_root() {
+        for (path, expected) in [
+            ("/etc", "/etc"),
+            ("etc", "etc"),
+            ("./etc/", "./etc/"),
+            ("", "."),
+            ("~", "."),
+            ("~/", "."),
+            ("~/a/b", "a/b"),
+            ("~//etc", "etc"),
+            ("~other/x", "~other/x"),
+        ] {
+            assert_eq!(in_machine(path), expected, "{path}");
+        }
+        assert_eq!(name_of(&in_machine("~")), None);
+    }
 
     #[test]
     fn names_are_the_last_ones_unless_content_is_meant() {

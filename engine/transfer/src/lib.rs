@@ -9,11 +9,14 @@
 //! to believe the size of a file before its content is read; here every record has a bound, and a
 //! file that grows or shrinks while it is read is what was read of it ([`wire`]).
 //!
-//! What is kept: content, permissions, times to the nanosecond, symbolic links as links. Owners are
-//! those of who unpacks. Devices, sockets and pipes are left out, with a warning.
+//! What is kept: content, permissions, times to the nanosecond, symbolic links as links, hard links
+//! among what is copied (`links`), extended attributes (`extended`). Owners are those of who unpacks.
+//! Devices, sockets and pipes are left out, with a warning.
 
 #![forbid(unsafe_code)]
 
+mod extended;
+mod links;
 mod pack;
 mod target;
 mod unpack;
@@ -37,9 +40,12 @@ pub enum TransferError {
     Cut,
     #[error("the stream makes no sense: {0}")]
     Malformed(&'static str),
-    /// Where it is to go.
+    /// Where it is to go is no place for it.
     #[error("{0}")]
     Target(String),
+    /// The folder that it is to go into is not there.
+    #[error("there is no folder `{0}`")]
+    NoFolder(String),
 }
 
 impl TransferError {

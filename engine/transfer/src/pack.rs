@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
 
-use crate::TransferError;
+use crate::links::{Sent, Turn};
 use crate::wire::{Attributes, MAX_PATH, Writer};
+use crate::{TransferError, extended};
 
 /// Bytes of a file read at once.
 const CHUNK: usize = 64 * 1024;
@@ -36,7 +37,8 @@ pub fn pack(source: &Path, out: impl Write, sent: &mut dyn FnMut(u64)) -> Result
     if metadata.is_file() {
         // Opened before anything is said, so that its error is that of the whole.
         let file = File::open(source).map_err(|error| TransferError::file(source, error))?;
-        content(&mut writer, file, &metadata, OsStr::new(""), source, sent)?;
+        writer.file(attributes(&metadata), OsStr::new("")).map_err(TransferError::Stream)?;
+        content(&mut writer, file, source, sent)?;
     } else if metadata.is_dir() {
         tree(&mut writer, source, &metadata, sent)?;
     } else {
@@ -52,7 +54,8 @@ fn tree<W: Write>(
     sent: &mut dyn FnMut(u64),
 ) -> Result<(), TransferError> {
     let names = names(source).map_err(|error| TransferError::file(source, error))?;
-    writer.folder(attributes(metadata), OsStr::new("")).map_err(TransferError::Stream)?;
+    folder(writer, source, metadata, OsStr::new(""))?;
+    let mut links = Sent::new();
     let mut levels =
         vec![Level { names, path: source.to_owned(), relative: PathBuf::new(), device: metadata.dev() }];
     while let Some(level) = levels.last_mut() {
@@ -62,7 +65,7 @@ fn tree<W: Write>(
         };
         let (path, relative) = (level.path.join(&name), level.relative.join(&name));
         let device = level.device;
-        match entry(writer, &path, &relative, device, sent) {
+        match entry(writer, &path, &relative, device, &mut links, sent) {
             Ok(Some(below)) => levels.push(below),
             Ok(None) => {}
             Err(TransferError::File { path, source }) => {
@@ -80,6 +83,7 @@ fn entry<W: Write>(
     path: &Path,
     relative: &Path,
     device: u64,
+    links: &mut Sent,
     sent: &mut dyn FnMut(u64),
 ) -> Result<Option<Level>, TransferError> {
     let fail = |error: io::Error| TransferError::file(path, error);
@@ -93,7 +97,7 @@ fn entry<W: Write>(
             return Err(fail(io::Error::other("its files are made up by the kernel")));
         }
         let names = names(path).map_err(fail)?;
-        writer.folder(attributes(&metadata), relative.as_os_str()).map_err(TransferError::Stream)?;
+        folder(writer, path, &metadata, relative.as_os_str())?;
         let (path, relative) = (path.to_owned(), relative.to_owned());
         return Ok(Some(Level { names, path, relative, device: metadata.dev() }));
     }
@@ -110,7 +114,17 @@ fn entry<W: Write>(
         if !metadata.is_file() {
             return Err(fail(io::Error::other("is no file any more")));
         }
-        content(writer, file, &metadata, relative.as_os_str(), path, sent)?;
+        let (relative, attributes) = (relative.as_os_str(), attributes(&metadata));
+        match links.turn(&metadata, relative.len()) {
+            Turn::Plain => writer.file(attributes, relative),
+            Turn::First(number) => writer.named(attributes, relative, number),
+            Turn::Again { number, is_last } => {
+                writer.name(number, relative, is_last).map_err(TransferError::Stream)?;
+                return Ok(None);
+            }
+        }
+        .map_err(TransferError::Stream)?;
+        content(writer, file, path, sent)?;
     } else {
         let what = match kind {
             kind if kind.is_block_device() || kind.is_char_device() => "it is a device",
@@ -122,15 +136,28 @@ fn entry<W: Write>(
     Ok(None)
 }
 
+/// A folder and its extended attributes, which are left behind where it cannot be opened any more.
+fn folder<W: Write>(
+    writer: &mut Writer<W>,
+    path: &Path,
+    metadata: &Metadata,
+    relative: &OsStr,
+) -> Result<(), TransferError> {
+    writer.folder(attributes(metadata), relative).map_err(TransferError::Stream)?;
+    match OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(path) {
+        Ok(folder) => extended::each(&folder, |name, value| writer.extended(name, value)),
+        Err(_) => Ok(()),
+    }
+    .map_err(TransferError::Stream)
+}
+
+/// What a file holds, then its extended attributes: writing would take some of them away again.
 fn content<W: Write>(
     writer: &mut Writer<W>,
     mut file: File,
-    metadata: &Metadata,
-    relative: &OsStr,
     path: &Path,
     sent: &mut dyn FnMut(u64),
 ) -> Result<(), TransferError> {
-    writer.file(attributes(metadata), relative).map_err(TransferError::Stream)?;
     let mut buffer = vec![0; CHUNK];
     loop {
         let length = match file.read(&mut buffer) {
@@ -148,6 +175,7 @@ fn content<W: Write>(
         writer.data(&buffer[..length]).map_err(TransferError::Stream)?;
         sent(length as u64);
     }
+    extended::each(&file, |name, value| writer.extended(name, value)).map_err(TransferError::Stream)?;
     writer.file_end().map_err(TransferError::Stream)
 }
 

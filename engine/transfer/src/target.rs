@@ -34,7 +34,7 @@ impl Target {
             return Ok(Self { folder: folder(path)?, name: source_name.map(OsStr::to_owned), path: shown });
         }
         if path.as_os_str().as_bytes().ends_with(b"/") {
-            return Err(TransferError::Target(format!("there is no folder `{}`", path.display())));
+            return Err(TransferError::NoFolder(path.display().to_string()));
         }
         // What is written to a link goes where it leads.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -53,7 +53,7 @@ fn folder(path: &Path) -> Result<OwnedFd, TransferError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty()).map_err(|error| match io::Error::from(error) {
         error if error.kind() == io::ErrorKind::NotFound => {
-            TransferError::Target(format!("there is no folder `{}`", path.display()))
+            TransferError::NoFolder(path.display().to_string())
         }
         error => TransferError::file(path, error),
     })

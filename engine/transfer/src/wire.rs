@@ -4,8 +4,11 @@
 //! stream  = magic record… end
 //! record  = kind (1 byte) │ length (4 bytes, little-endian) │ that many bytes
 //! folder  = attributes │ path
-//! file    = attributes │ path            followed by data… and file-end
+//! file    = attributes │ path            followed by data…, extended… and file-end
+//! named   = number (4) │ attributes │ path        the same for a file that may have further names
+//! name    = number (4) │ is last (1) │ path       a further name of the file with that number
 //! link    = attributes │ length of path (2 bytes) │ path │ where it leads
+//! extended = length of name (1) │ name │ value    of the folder before, or of the file that is open
 //! attributes = permissions (4) │ seconds since 1970 (8, signed) │ nanoseconds (4)
 //! ```
 //! Paths are relative to what is copied, which itself has the empty path and comes first. A record
@@ -15,7 +18,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::TransferError;
+use crate::{TransferError, extended};
 
 /// Most bytes in one record.
 pub const MAX_RECORD: usize = 128 * 1024;
@@ -23,7 +26,8 @@ pub const MAX_RECORD: usize = 128 * 1024;
 /// Longest path, as Linux has it (`PATH_MAX`).
 pub const MAX_PATH: usize = 4096;
 
-const MAGIC: &[u8; 8] = b"vmdeckT1";
+/// Version 1 knew no extended attributes and no further names.
+const MAGIC: &[u8; 8] = b"vmdeckT2";
 
 const ATTRIBUTES: usize = 16;
 
@@ -35,6 +39,9 @@ mod kind {
     pub(super) const FILE_END: u8 = 5;
     pub(super) const WARNING: u8 = 6;
     pub(super) const END: u8 = 7;
+    pub(super) const NAMED: u8 = 8;
+    pub(super) const NAME: u8 = 9;
+    pub(super) const EXTENDED: u8 = 10;
 }
 
 /// Permissions and time of change.
@@ -55,6 +62,20 @@ pub enum Record {
     File {
         attributes: Attributes,
         path: Vec<OsString>,
+        /// By which further names of it are told.
+        number: Option<u32>,
+    },
+    /// A further name of a file that came before.
+    Name {
+        number: u32,
+        path: Vec<OsString>,
+        /// No more of them come.
+        is_last: bool,
+    },
+    /// An extended attribute of the folder before, or of the file that is open.
+    Extended {
+        name: OsString,
+        value: Vec<u8>,
     },
     Link {
         attributes: Attributes,
@@ -91,6 +112,21 @@ impl<W: Write> Writer<W> {
 
     pub fn file(&mut self, attributes: Attributes, path: &OsStr) -> io::Result<()> {
         self.record(kind::FILE, &[&attributes.bytes(), path.as_bytes()])
+    }
+
+    /// A file that may have further names, told by [`Self::name`].
+    pub fn named(&mut self, attributes: Attributes, path: &OsStr, number: u32) -> io::Result<()> {
+        self.record(kind::NAMED, &[&number.to_le_bytes(), &attributes.bytes(), path.as_bytes()])
+    }
+
+    pub fn name(&mut self, number: u32, path: &OsStr, is_last: bool) -> io::Result<()> {
+        self.record(kind::NAME, &[&number.to_le_bytes(), &[u8::from(is_last)], path.as_bytes()])
+    }
+
+    /// A name of at most 255 bytes, and a value of at most 64 KiB.
+    pub fn extended(&mut self, name: &OsStr, value: &[u8]) -> io::Result<()> {
+        let length = u8::try_from(name.len()).map_err(io::Error::other)?;
+        self.record(kind::EXTENDED, &[&[length], name.as_bytes(), value])
     }
 
     pub fn link(&mut self, attributes: Attributes, path: &OsStr, leads_to: &OsStr) -> io::Result<()> {
@@ -161,7 +197,29 @@ impl<R: Read> Reader<R> {
         self.fill(&mut body)?;
         match kind {
             kind::FOLDER => placed(&body, |attributes, path| Record::Folder { attributes, path }),
-            kind::FILE => placed(&body, |attributes, path| Record::File { attributes, path }),
+            kind::FILE => placed(&body, |attributes, path| Record::File { attributes, path, number: None }),
+            kind::NAMED => {
+                let (number, rest) = body.split_first_chunk().ok_or(SHORT)?;
+                let number = Some(u32::from_le_bytes(*number));
+                placed(rest, |attributes, path| Record::File { attributes, path, number })
+            }
+            kind::NAME => {
+                let (number, rest) = body.split_first_chunk().ok_or(SHORT)?;
+                let (is_last, path) = rest.split_first().ok_or(SHORT)?;
+                let number = u32::from_le_bytes(*number);
+                Ok(components(path).map_or_else(
+                    || nowhere(path),
+                    |path| Record::Name { number, path, is_last: *is_last != 0 },
+                ))
+            }
+            kind::EXTENDED => {
+                let (length, rest) = body.split_first().ok_or(SHORT)?;
+                let (name, value) = rest.split_at_checked(usize::from(*length)).ok_or(SHORT)?;
+                if name.is_empty() || name.contains(&0) || value.len() > extended::MAX_VALUE {
+                    return Err(TransferError::Malformed("an attribute cannot be one"));
+                }
+                Ok(Record::Extended { name: OsString::from_vec(name.to_vec()), value: value.to_vec() })
+            }
             kind::LINK => {
                 let (attributes, rest) = Attributes::split(&body)?;
                 let (length, rest) = rest.split_first_chunk().ok_or(SHORT)?;
@@ -282,16 +340,25 @@ mod tests {
             writer.folder(attributes, OsStr::new("")).unwrap();
             writer.file(attributes, OsStr::new(&path)).unwrap();
             writer.data(&data).unwrap();
+            writer.extended(OsStr::new("user.x"), &data).unwrap();
             writer.file_end().unwrap();
+            writer.named(attributes, OsStr::new(&path), 7).unwrap();
+            writer.file_end().unwrap();
+            writer.name(7, OsStr::new(&path), true).unwrap();
             writer.link(attributes, OsStr::new(&path), OsStr::new("../x")).unwrap();
             writer.end().unwrap();
             let mut reader = Reader::new(wire.as_slice());
             let names = components(path.as_bytes()).filter(|_| !path.contains("..."));
             prop_assert_eq!(reader.read().unwrap(), Record::Folder { attributes, path: Vec::new() });
             if let Some(path) = names {
-                prop_assert_eq!(reader.read().unwrap(), Record::File { attributes, path: path.clone() });
-                prop_assert_eq!(reader.read().unwrap(), Record::Data(data));
+                let file = |number| Record::File { attributes, path: path.clone(), number };
+                prop_assert_eq!(reader.read().unwrap(), file(None));
+                prop_assert_eq!(reader.read().unwrap(), Record::Data(data.clone()));
+                prop_assert_eq!(reader.read().unwrap(), Record::Extended { name: "user.x".into(), value: data });
                 prop_assert_eq!(reader.read().unwrap(), Record::FileEnd);
+                prop_assert_eq!(reader.read().unwrap(), file(Some(7)));
+                prop_assert_eq!(reader.read().unwrap(), Record::FileEnd);
+                prop_assert_eq!(reader.read().unwrap(), Record::Name { number: 7, path: path.clone(), is_last: true });
                 prop_assert_eq!(reader.read().unwrap(), Record::Link { attributes, path, leads_to: "../x".into() });
                 prop_assert_eq!(reader.read().unwrap(), Record::End);
             }

@@ -58,6 +58,9 @@ impl From<TransferError> for Failed {
             TransferError::File { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Self::NotFound(format!("there is no `{}` in the machine", path.escape_debug()))
             }
+            TransferError::NoFolder(path) => {
+                Self::NotFound(format!("there is no folder `{}` in the machine", path.escape_debug()))
+            }
             TransferError::Stream(error) => Self::Other(error.to_string()),
             error => Self::Other(error.to_string()),
         }

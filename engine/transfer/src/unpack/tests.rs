@@ -191,8 +191,8 @@ fn a_file_without_an_end_and_foreign_records_are_errors() {
         writer.file(PLAIN, OsStr::new("")).unwrap();
         writer.file(PLAIN, OsStr::new("y")).unwrap();
     });
-    let claims = [b"vmdeckT1".as_slice(), &[4, 0xff, 0xff, 0xff, 0xff]].concat();
-    let unknown = [b"vmdeckT1".as_slice(), &[99, 0, 0, 0, 0]].concat();
+    let claims = [b"vmdeckT2".as_slice(), &[4, 0xff, 0xff, 0xff, 0xff]].concat();
+    let unknown = [b"vmdeckT2".as_slice(), &[99, 0, 0, 0, 0]].concat();
     for hostile in [nested, claims, unknown, b"no stream at all".to_vec()] {
         let (result, _) = unpacked(&hostile, folder.path(), Some("x"));
         assert!(matches!(result, Err(TransferError::Malformed(_))), "{result:?}");
@@ -203,7 +203,7 @@ fn a_file_without_an_end_and_foreign_records_are_errors() {
 proptest! {
     /// Whatever order of folders, links and files a peer sends: nothing outside changes.
     #[test]
-    fn no_order_of_records_leads_out(steps in prop::collection::vec((0..3_u8, 0..6_usize, 0..6_usize), 1..30)) {
+    fn no_order_of_records_leads_out(steps in prop::collection::vec((0..5_u8, 0..6_usize, 0..6_usize), 1..30)) {
         let folder = tempfile::tempdir().unwrap();
         let outside = folder.path().join("outside");
         fs::create_dir(&outside).unwrap();
@@ -217,6 +217,11 @@ proptest! {
                 match kind {
                     0 => writer.folder(Attributes { mode: 0o700, ..OPEN }, OsStr::new(paths[path])).unwrap(),
                     1 => writer.link(OPEN, OsStr::new(paths[path]), OsStr::new(ends[end])).unwrap(),
+                    2 => {
+                        writer.named(PLAIN, OsStr::new(paths[path]), u32::try_from(end).unwrap()).unwrap();
+                        writer.file_end().unwrap();
+                    }
+                    3 => writer.name(u32::try_from(end).unwrap(), OsStr::new(paths[path]), end == 5).unwrap(),
                     _ => file(writer, paths[path], b"theirs"),
                 }
             }
@@ -229,4 +234,192 @@ proptest! {
         prop_assert_eq!((before.mode(), before.mtime()), (after.mode(), after.mtime()));
         prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
+}
+
+/// A folder where extended attributes of users can be set, if this host has one.
+fn with_attributes() -> Option<tempfile::TempDir> {
+    let places = [
+        std::env::temp_dir(),
+        Path::new("/dev/shm").to_owned(),
+        Path::new(env!("CARGO_MANIFEST_DIR")).into(),
+    ];
+    let found = places.iter().find_map(|place| {
+        let folder = tempfile::tempdir_in(place).ok()?;
+        let probe = File::create(folder.path().join("probe")).ok()?;
+        crate::extended::set(&probe, OsStr::new("user.probe"), b"1").ok()?;
+        fs::remove_file(folder.path().join("probe")).ok()?;
+        Some(folder)
+    });
+    if found.is_none() {
+        eprintln!("skipped: no file system here keeps extended attributes");
+    }
+    found
+}
+
+fn attributes_of(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let tell = |name: &OsStr, value: &[u8]| -> Result<(), ()> {
+        found.push((name.to_str().unwrap().to_owned(), value.to_owned()));
+        Ok(())
+    };
+    crate::extended::each(File::open(path).unwrap(), tell).unwrap();
+    found.sort();
+    found
+}
+
+#[test]
+fn extended_attributes_come_along() {
+    let Some(folder) = with_attributes() else { return };
+    let source = folder.path().join("s");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("f"), "content").unwrap();
+    let long = vec![7; 3000];
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        crate::extended::set(File::open(path).unwrap(), OsStr::new(name), value).unwrap();
+    };
+    set(&source, "user.of-folder", b"yes");
+    set(&source.join("f"), "user.empty", b"");
+    set(&source.join("f"), "user.long", &long);
+    // As setfacl -m u:12345:r does it (Linux, posix_acl_xattr.h): version, then tag, permissions, id.
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let list = [
+        2_u32.to_le_bytes().to_vec(),
+        entry(1, 6, u32::MAX),
+        entry(2, 4, 12_345),
+        entry(4, 0, u32::MAX),
+        entry(16, 4, u32::MAX),
+        entry(32, 0, u32::MAX),
+    ]
+    .concat();
+    let acl = "system.posix_acl_access";
+    let has_lists =
+        crate::extended::set(File::open(source.join("f")).unwrap(), OsStr::new(acl), &list).is_ok();
+    let to = folder.path().join("t");
+    let (result, warnings) = unpacked(&packed(&source), &to, Some("s"));
+    assert_eq!((result.unwrap().skipped, warnings), (0, Vec::<String>::new()));
+    assert_eq!(attributes_of(&to), [("user.of-folder".to_owned(), b"yes".to_vec())]);
+    let mut expected = vec![("user.empty".to_owned(), Vec::new()), ("user.long".to_owned(), long)];
+    if has_lists {
+        expected.insert(0, (acl.to_owned(), list));
+    }
+    assert_eq!(attributes_of(&to.join("f")), expected);
+    assert_eq!(fs::metadata(to.join("f")).unwrap().mode(), fs::metadata(source.join("f")).unwrap().mode());
+}
+
+#[test]
+fn attributes_that_are_not_for_here_are_not_set() {
+    let Some(folder) = with_attributes() else { return };
+    let capability = [0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let hostile = stream(|writer| {
+        writer.folder(OPEN, OsStr::new("")).unwrap();
+        for name in ["trusted.overlay.opaque", "security.selinux", "system.nfs4_acl", "user.fine"] {
+            writer.extended(OsStr::new(name), b"y").unwrap();
+        }
+        writer.file(PLAIN, OsStr::new("tool")).unwrap();
+        writer.extended(OsStr::new("security.capability"), &capability).unwrap();
+        writer.extended(OsStr::new("system.posix_acl_access"), b"no list").unwrap();
+        writer.file_end().unwrap();
+        // Of nothing that is open.
+        writer.extended(OsStr::new("user.stray"), b"y").unwrap();
+    });
+    let to = folder.path().join("t");
+    let (result, warnings) = unpacked(&hostile, &to, Some("x"));
+    assert_eq!(result.unwrap().skipped, 0);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("posix_acl_access"), "{warnings:?}");
+    assert_eq!(attributes_of(&to), [("user.fine".to_owned(), b"y".to_vec())]);
+    assert_eq!(attributes_of(&to.join("tool")), []);
+    // More than a value can have, and more than is kept of folders that are not done.
+    let long = stream(|writer| {
+        writer.folder(OPEN, OsStr::new("")).unwrap();
+        writer.extended(OsStr::new("user.long"), &vec![0; crate::extended::MAX_VALUE + 1]).unwrap();
+    });
+    assert!(matches!(unpacked(&long, &to, Some("x")).0, Err(TransferError::Malformed(_))));
+    let many = stream(|writer| {
+        writer.folder(OPEN, OsStr::new("")).unwrap();
+        for number in 0..40 {
+            writer.extended(OsStr::new(&format!("user.{number}")), &vec![0; 60_000]).unwrap();
+        }
+    });
+    let (result, warnings) = unpacked(&many, &to, Some("x"));
+    result.unwrap();
+    assert!(warnings.iter().any(|warning| warning.contains("too many")), "{warnings:?}");
+}
+
+#[test]
+fn files_with_several_names_stay_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("s");
+    fs::create_dir_all(source.join("b")).unwrap();
+    fs::write(source.join("a"), "one").unwrap();
+    for name in ["b/c", "d"] {
+        fs::hard_link(source.join("a"), source.join(name)).unwrap();
+    }
+    // One of its names is not copied.
+    fs::write(source.join("e"), "two").unwrap();
+    fs::hard_link(source.join("e"), folder.path().join("elsewhere")).unwrap();
+    let to = folder.path().join("t");
+    // A second time over the first as well.
+    for name in [Some("s"), None] {
+        let (result, warnings) = unpacked(&packed(&source), &to, name);
+        let expected = Summary { files: 4, bytes: 6, skipped: 0 };
+        assert_eq!((result.unwrap(), warnings), (expected, Vec::<String>::new()));
+        let inode = |name: &str| fs::metadata(to.join(name)).unwrap().ino();
+        assert_eq!((inode("a"), inode("a")), (inode("b/c"), inode("d")));
+        assert_eq!(fs::metadata(to.join("a")).unwrap().nlink(), 3);
+        assert_eq!(fs::metadata(to.join("e")).unwrap().nlink(), 1);
+        assert_eq!(fs::read_to_string(to.join("b/c")).unwrap(), "one");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 4);
+    }
+}
+
+#[test]
+fn further_names_are_for_files_of_this_copy_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("mine"), "mine").unwrap();
+    let to = folder.path().join("to");
+    fs::create_dir(&to).unwrap();
+    fs::write(to.join("old"), "old").unwrap();
+    let hostile = stream(|writer| {
+        let name = OsStr::new;
+        writer.folder(OPEN, name("")).unwrap();
+        // No such number; one whose file was replaced by a link; one that never came to be.
+        writer.name(1, name("x1"), false).unwrap();
+        writer.named(PLAIN, name("f"), 2).unwrap();
+        writer.file_end().unwrap();
+        writer.link(OPEN, name("f"), outside.join("mine").as_os_str()).unwrap();
+        writer.name(2, name("x2"), false).unwrap();
+        writer.link(OPEN, name("out"), outside.as_os_str()).unwrap();
+        writer.named(PLAIN, name("out/mine"), 3).unwrap();
+        writer.file_end().unwrap();
+        writer.name(3, name("x3"), false).unwrap();
+        // Forgotten; through a link; over itself.
+        writer.named(PLAIN, name("g"), 4).unwrap();
+        writer.data(b"g").unwrap();
+        writer.file_end().unwrap();
+        writer.name(4, name("out/x4"), false).unwrap();
+        writer.name(4, name("g"), false).unwrap();
+        writer.name(4, name("old"), true).unwrap();
+        writer.name(4, name("x5"), false).unwrap();
+    });
+    let target = Target::resolve(&to, None).unwrap();
+    let mut warnings = Vec::new();
+    let summary =
+        unpack(&hostile[..], &target, Policy::Untrusted, &mut |text| warnings.push(text), &mut |_| {})
+            .unwrap();
+    assert_eq!(summary.skipped, 6, "{warnings:?}");
+    assert_eq!(fs::read_to_string(outside.join("mine")).unwrap(), "mine");
+    assert_eq!(fs::metadata(outside.join("mine")).unwrap().nlink(), 1);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    for name in ["x1", "x2", "x3", "x5"] {
+        assert!(!to.join(name).exists(), "{name}");
+    }
+    assert_eq!(fs::read_to_string(to.join("old")).unwrap(), "g");
+    assert_eq!(fs::metadata(to.join("g")).unwrap().nlink(), 2);
+    let names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
 }
