@@ -41,7 +41,9 @@ pub(super) fn prepare(
     let root = directory.join(ROOT);
     check_backing(&image.files.rootfs, "root", image)?;
     if exists(&root)? {
-        grow(&root, settings.disk_bytes)?;
+        grow(&root, settings.disk_bytes).map_err(|error| {
+            error.with_hint("`vmdeck vm snapshot restore NAME SNAPSHOT` puts its disks back, `vmdeck vm reset NAME` gives it a fresh root and keeps its work disk")
+        })?;
     } else {
         match layer_of(bases, Role::Root) {
             Some((layer, format)) => overlay(&root, &layer, format, directory, settings.disk_bytes)?,

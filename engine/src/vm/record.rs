@@ -222,6 +222,13 @@ pub struct Boot {
 }
 
 impl Boot {
+    /// Whether it came to a machine that was ready.
+    pub fn succeeded(&self) -> bool {
+        let ready =
+            |phase: &BootPhase| phase.name == BootPhaseName::Ready && phase.status == BootPhaseStatus::Done;
+        self.failure.is_none() && self.phases.iter().any(ready)
+    }
+
     /// Why the image's command could not be run, where it could not.
     pub fn command_not_run(&self) -> Option<&str> {
         let warnings = self.warnings.iter();

@@ -40,6 +40,15 @@ pub(in crate::vm) struct Evidence<'a> {
     pub(in crate::vm) image: &'a str,
     pub(in crate::vm) kernel: &'a str,
     pub(in crate::vm) memory_mib: u64,
+    /// The root is no longer just the image's.
+    pub(in crate::vm) own_root: Option<OwnRoot>,
+}
+
+/// A root disk that a machine has written to, or that began as another machine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::vm) struct OwnRoot {
+    /// What it could be put back to.
+    pub(in crate::vm) newest_snapshot: Option<String>,
 }
 
 use BootFailureClass as Class;
@@ -98,9 +107,14 @@ const SHUT_DOWN: &str = "the guest shut itself down before it was ready";
 /// Finds the class, the message and the next step.
 pub(in crate::vm) fn classify(evidence: &Evidence<'_>) -> BootFailure {
     let (class, cause) = cause(evidence);
+    let message = match (class, &evidence.own_root) {
+        (Class::RootNotAFileSystem, Some(_)) => format!("the machine's own root disk is damaged: {cause}"),
+        (Class::NoInit, Some(_)) => format!("the machine's own root disk has lost its init: {cause}"),
+        _ => cause,
+    };
     BootFailure {
         class,
-        message: cause,
+        message,
         hint: hint(class, evidence),
         console_tail: last(evidence.console, TAIL_LINES),
     }
@@ -247,6 +261,9 @@ fn stalled(stall: Stall, evidence: &Evidence<'_>) -> (Class, String) {
 /// The next step.
 fn hint(class: Class, evidence: &Evidence<'_>) -> String {
     let Evidence { name, image, kernel, memory_mib, .. } = evidence;
+    if let (Class::RootNotAFileSystem | Class::NoInit, Some(own)) = (class, &evidence.own_root) {
+        return mend(name, image, own);
+    }
     match class {
         Class::NoRootDevice => format!(
             "kernel `{kernel}` found no driver or no disk for its root; `vmdeck kernel show {kernel}` tells what it lacks; try another with --kernel"
@@ -282,6 +299,18 @@ fn hint(class: Class, evidence: &Evidence<'_>) -> String {
     }
 }
 
+/// The next step where a machine's own root is to blame.
+fn mend(name: &str, image: &str, own: &OwnRoot) -> String {
+    let reset =
+        format!("`vmdeck vm reset {name}` gives it a fresh root of image `{image}` and keeps its work disk");
+    match &own.newest_snapshot {
+        Some(snapshot) => {
+            format!("`vmdeck vm snapshot restore {name} {snapshot}` puts its disks back; {reset}")
+        }
+        None => reset,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -300,7 +329,28 @@ mod tests {
             image: "debian",
             kernel: "6.12",
             memory_mib: 128,
+            own_root: None,
         }
+    }
+
+    #[test]
+    fn a_root_that_has_booted_is_the_machines_own() {
+        let check = |class, newest_snapshot: Option<&str>| {
+            let said = GuestFailure { class, message: "it is gone".into() };
+            let own = OwnRoot { newest_snapshot: newest_snapshot.map(str::to_owned) };
+            let trouble = Trouble::Guest(said);
+            let image = classify(&evidence(trouble.clone(), &[], &[]));
+            assert!(image.hint.contains("image") && !image.hint.contains("reset"), "{}", image.hint);
+            let own = Evidence { own_root: Some(own), ..evidence(trouble, &[], &[]) };
+            let failure = classify(&own);
+            assert_eq!(failure.class, class);
+            assert!(failure.message.starts_with("the machine's own root disk"), "{}", failure.message);
+            assert!(failure.hint.contains("`vmdeck vm reset web`"), "{}", failure.hint);
+            let restore = failure.hint.contains("`vmdeck vm snapshot restore web good`");
+            assert_eq!(restore, newest_snapshot.is_some(), "{}", failure.hint);
+        };
+        check(Class::RootNotAFileSystem, Some("good"));
+        check(Class::NoInit, None);
     }
 
     fn lines(text: &str) -> Vec<String> {

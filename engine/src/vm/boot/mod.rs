@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use self::classify::{Evidence, Trouble, classify};
+use self::classify::{Evidence, OwnRoot, Trouble, classify};
 use self::console::LogTail;
 use self::prepare::{Prepared, prepare};
 use self::recorder::Recorder;
 use self::watch::Outcome;
 use super::Shared;
+use super::layer::Disk;
 use super::lock::VmGuard;
 use super::record::{
     BootFailure, BootFailureClass, BootPhaseName, NetworkMode, Vm, VmEnd, VmEndCause, VmRun, VmState,
@@ -123,6 +124,8 @@ async fn attempt(
     vm: &Vm,
     operation: &Operation,
 ) -> Result<Result<Up, Failed>> {
+    // Before it is made: one that is not there yet begins as the image is.
+    let had_root = super::disk::present(guard.directory())?.is_some();
     let mut recorder = Recorder::begin(&shared.store, vm).await?;
     let mut console = LogTail::from_end(console_log(guard));
     let walk = walk(shared, guard, vm, operation, &mut recorder, &mut console);
@@ -135,7 +138,7 @@ async fn attempt(
         }
         Err(setback) => {
             let accelerator = recorder.boot().accelerator;
-            let (failure, error) = explain(shared, guard, setback, vm, &recorder, &console);
+            let (failure, error) = explain(shared, guard, setback, vm, had_root, &recorder, &console).await;
             record_failure(recorder, &failure).await?;
             Ok(Err(Failed { failure, accelerator, error }))
         }
@@ -304,12 +307,13 @@ fn from_proof(error: Error) -> Setback {
     }
 }
 
-/// What is recorded of a setback.
-fn explain(
+/// What is recorded of a setback. `had_root`: the machine had its root disk before this boot.
+async fn explain(
     shared: &Shared,
     guard: &VmGuard,
     setback: Setback,
     vm: &Vm,
+    had_root: bool,
     recorder: &Recorder,
     console: &LogTail,
 ) -> (BootFailure, Option<Error>) {
@@ -335,6 +339,10 @@ fn explain(
             (failure, None)
         }
         Setback::Guest(trouble) => {
+            let own_root = own_root(shared, vm, had_root, recorder.boot().id).await.unwrap_or_else(|error| {
+                tracing::warn!(vm = %vm.name, %error, "its earlier boots cannot be read");
+                None
+            });
             let evidence = Evidence {
                 trouble,
                 phase: recorder.active(),
@@ -346,10 +354,31 @@ fn explain(
                 image: &vm.image,
                 kernel: &vm.kernel,
                 memory_mib: vm.settings.memory_mib,
+                own_root,
             };
             (classify(&evidence), None)
         }
     }
+}
+
+/// What stands behind the root of a machine beside its image: `None` while that is the image's alone.
+///
+/// A root that has booted, or that began as another machine's, is the machine's own to answer for.
+async fn own_root(shared: &Shared, vm: &Vm, had_root: bool, boot: i64) -> Result<Option<OwnRoot>> {
+    let id = vm.id.clone();
+    shared
+        .store
+        .read(move |connection| {
+            let mut earlier =
+                store::vms::boots(connection, &id)?.into_iter().filter(|earlier| earlier.id != boot);
+            let on_layer = store::layers::bases(connection, &id)?.iter().any(|base| base.disk == Disk::Root);
+            if !(on_layer || had_root && earlier.any(|earlier| earlier.succeeded())) {
+                return Ok(None);
+            }
+            let snapshots = store::layers::snapshots(connection, &id)?;
+            Ok(Some(OwnRoot { newest_snapshot: snapshots.into_iter().next_back().map(|row| row.name) }))
+        })
+        .await
 }
 
 /// What a cancel ends: the watching always, and the boot itself?
@@ -412,7 +441,7 @@ pub(super) async fn take_over(
     };
     let setback = launched.undo(setback).await;
     let accelerator = Some(run.accelerator);
-    let (failure, error) = explain(shared, guard, setback, vm, &recorder, &console);
+    let (failure, error) = explain(shared, guard, setback, vm, true, &recorder, &console).await;
     record_failure(recorder, &failure).await?;
     Err(Failed { failure, accelerator, error }.error(&vm.name))
 }
