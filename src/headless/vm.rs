@@ -29,6 +29,11 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
             vms.retain(|vm| labels.iter().all(|label| label.fits(vm)));
             if !context.output.json(&vms)? {
                 context.output.text(&if wide { show::wide_table(&vms) } else { show::table(&vms) })?;
+                if vms.iter().any(|vm| vm.pending.is_some()) {
+                    context
+                        .output
+                        .message("→: from its next start on; `vmdeck vm show NAME` tells all of it");
+                }
             }
             Ok(0)
         }

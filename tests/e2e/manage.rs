@@ -62,9 +62,24 @@ fn settings_ports_pause_console_and_reset_of_a_real_machine() {
     let changed = deck
         .run(["vm", "set", "m", "--memory", "384", "--disk", "9", "--work-disk", "off", "--label", "tier=db"])
         .expect(0);
-    for line in ["labels changed\n", "disk_bytes changed\n", "memory_mib changed, from its next start"] {
+    for line in [
+        "m: label tier web → db\n",
+        "m: memory 1.00 GiB → 384 MiB, from its next start on\n",
+        "m: disk 8.00 GiB → 9.00 GiB\n",
+        "m: work disk on → off, from its next start on\n",
+    ] {
         assert!(changed.stdout.contains(line), "{changed:?}");
     }
+    // It is shown with what it has, and what it will have beside it.
+    let shown = show(&deck, "m");
+    assert_eq!(shown["settings"]["memory_mib"], 1024, "{shown}");
+    assert_eq!(shown["settings"]["disk_bytes"], 9_u64 << 30, "{shown}");
+    assert_eq!(shown["pending"], serde_json::json!({ "memory_mib": 384, "work_disk": false }));
+    let shown = deck.run(["vm", "show", "m"]).expect(0).stdout;
+    assert!(shown.contains("1.00 GiB → 384 MiB at next start\n"), "{shown}");
+    let listed = deck.run(["vm", "list"]).expect(0).says(&["next start"]);
+    assert!(listed.stdout.contains("1.00 GiB → 384 MiB"), "{listed:?}");
+    deck.run(["vm", "set", "m", "--remove-label", "tear"]).expect(3).says(&["`tear`", "next:", "`tier`"]);
     // Both disks are longer, and so are the file systems on them, while they are in use.
     for path in ["/", "/root"] {
         let bytes = length(&deck, path);
@@ -76,6 +91,7 @@ fn settings_ports_pause_console_and_reset_of_a_real_machine() {
     deck.run(["vm", "stop", "m"]).expect(0);
     deck.run(["vm", "reset", "m"]).expect(0);
     deck.run(["vm", "start", "m"]).expect(0);
+    assert_eq!(show(&deck, "m")["pending"], serde_json::Value::Null);
     assert_eq!(
         exec(&deck, "ls /on-root /root/on-work 2>/dev/null; grep -c ' /root ' /proc/mounts || true"),
         "0\n"

@@ -225,8 +225,10 @@ fn killed_while_settings_change(deck: &Deck) {
         child.wait().unwrap();
         let vm = vms(deck).remove(0);
         let settings = &vm["settings"];
-        let changed = settings["memory_mib"] == 512 + index;
-        assert_eq!(settings["disk_bytes"] == (9 + index) << 30, changed, "after {milliseconds} ms: {vm}");
+        let on_record = |name: &str| vm["pending"].get(name).unwrap_or(&settings[name]);
+        let changed = *on_record("memory_mib") == 512 + index;
+        let grown = *on_record("disk_bytes") == (9 + index) << 30;
+        assert_eq!(grown, changed, "after {milliseconds} ms: {vm}");
         ports += usize::from(changed);
         let forwards = settings["ports"].as_array().unwrap();
         assert_eq!(forwards.len(), ports, "after {milliseconds} ms: {vm}");

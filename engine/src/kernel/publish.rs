@@ -75,7 +75,9 @@ pub(super) async fn delete(data: &DataDirectory, store: &Store, name: &str) -> R
                     "the kernel `{wanted}` is used by {}",
                     users.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
                 ))
-                .with_hint("delete those machines first: `vmdeck vm delete NAME`"));
+                .with_hint(
+                    "let them boot another kernel by `vmdeck vm set NAME --kernel KERNEL` (one that runs has it from its next start on), or delete them",
+                ));
             }
             store::kernels::delete(transaction, &wanted)?;
             Ok(kernel)

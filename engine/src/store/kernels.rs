@@ -55,8 +55,10 @@ pub fn names(connection: &Connection) -> Result<HashSet<String>> {
 
 /// Names of the machines that boot this kernel.
 pub fn used_by(connection: &Connection, name: &str) -> Result<Vec<String>> {
-    let mut statement =
-        connection.prepare_cached("SELECT name FROM vms WHERE kernel_name = ?1 ORDER BY name")?;
+    // One that runs with it uses it, whatever it is to boot next.
+    let mut statement = connection.prepare_cached(
+        "SELECT name FROM vms WHERE kernel_name = ?1 OR run ->> '$.started_with.kernel' = ?1 ORDER BY name",
+    )?;
     Ok(statement.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 

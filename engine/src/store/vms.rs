@@ -181,13 +181,15 @@ fn vm(row: &Row<'_>) -> Result<Vm> {
         kernel: row.get(5)?,
         created_at: row.get(6)?,
         settings: json("vms.settings", &settings)?,
+        pending: None,
         run: run.map(|text| json("vms.run", &text)).transpose()?,
         address: address.map(|text| text.parse().map_err(|_| damaged("leases.value"))).transpose()?,
         boot: newest.map(|(id, detail)| boot(id, &detail)).transpose()?,
         ended: ended.map(|text| json("vms.ended", &text)).transpose()?,
         creation: creation.map(|text| json("vms.creation", &text)).transpose()?,
         labels: json("vms.labels", &labels)?,
-    })
+    }
+    .showing_its_run())
 }
 
 /// The state of a machine as it is at this moment, for a re-check inside a transaction.

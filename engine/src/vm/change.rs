@@ -49,12 +49,61 @@ pub enum TakesEffect {
     NextStart,
 }
 
+/// What a setting was and what it is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step<T> {
+    pub from: T,
+    pub to: T,
+}
+
+/// A setting that was changed, named as in the record of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "setting", rename_all = "snake_case")]
+pub enum Setting {
+    Name(Step<String>),
+    Labels(Step<BTreeMap<String, String>>),
+    Ports(Step<Vec<PortForward>>),
+    Cpus(Step<u32>),
+    MemoryMib(Step<u64>),
+    DiskBytes(Step<u64>),
+    Kernel(Step<String>),
+    /// Empty for the image's own.
+    Command(Step<Vec<String>>),
+    Environment(Step<Vec<String>>),
+    WorkDisk(Step<bool>),
+}
+
+impl Setting {
+    /// What people call it.
+    pub fn term(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "name",
+            Self::Labels(_) => "labels",
+            Self::Ports(_) => "ports",
+            Self::Cpus(_) => "cpus",
+            Self::MemoryMib(_) => "memory",
+            Self::DiskBytes(_) => "disk",
+            Self::Kernel(_) => "kernel",
+            Self::Command(_) => "command",
+            Self::Environment(_) => "environment",
+            Self::WorkDisk(_) => "work disk",
+        }
+    }
+}
+
+/// One part of a change, and when it takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEffect {
+    #[serde(flatten)]
+    pub setting: Setting,
+    pub takes_effect: TakesEffect,
+}
+
 /// A machine after a change, and when each part of it takes effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     pub vm: Vm,
-    /// Named as the settings are: `cpus`, `memory_mib`, `disk_bytes`, `ports`, ….
-    pub effects: Vec<(String, TakesEffect)>,
+    pub effects: Vec<ChangeEffect>,
     /// Why something takes effect later that mostly does at once. Sentences for a person.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -79,43 +128,57 @@ pub(super) async fn change(shared: &Shared, guard: &VmGuard, vm: &Vm, request: C
         shared.store.transaction(move |transaction| put_ports(transaction, &id, ports)).await?;
         return Err(error);
     }
-    let mut effects = effects(vm, &changed);
     let mut notes = Vec::new();
-    if let Some((_, when)) = effects.iter_mut().find(|(setting, _)| setting == "disk_bytes")
-        && *when == TakesEffect::NextStart
-    {
+    let changed = match disk_to_grow(vm, &changed, &request) {
+        None => changed,
         // It is on record, and done at the next start if it is not done now.
-        match grow_now(shared, guard, vm, changed.settings.disk_bytes).await {
-            Ok(()) => *when = TakesEffect::Now,
-            Err(why) => notes.push(format!("the disk grows at the next start: {why}")),
-        }
-    }
-    Ok(Changed { vm: changed, effects, notes })
+        Some(bytes) => match grow_now(shared, guard, &changed, bytes).await {
+            Ok(()) => shared.by_id(&vm.id).await?,
+            Err(why) => {
+                notes.push(format!("the disk grows at the next start: {why}"));
+                changed
+            }
+        },
+    };
+    Ok(Changed { effects: effects(vm, &changed), vm: changed, notes })
+}
+
+/// The length that the disks of a machine that runs are to have, where somebody asks for it and they
+/// have it not, also when an earlier attempt failed.
+fn disk_to_grow(before: &Vm, after: &Vm, request: &ChangeVm) -> Option<u64> {
+    let (run, _) = after.run.as_ref().zip(request.disk_gib)?;
+    let wanted = after.next_settings().disk_bytes;
+    let has = match run.started_with {
+        Some(_) => after.settings.disk_bytes,
+        None => before.settings.disk_bytes,
+    };
+    (has != wanted).then_some(wanted)
 }
 
 fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
+    let settings = vm.next_settings();
     if let Some(name) = &request.name {
         check_name("a machine", name)?;
     }
     if request.cpus.is_some() || request.memory_mib.is_some() {
         create::check_capacity(
-            request.cpus.unwrap_or(vm.settings.cpus),
-            request.memory_mib.unwrap_or(vm.settings.memory_mib),
+            request.cpus.unwrap_or(settings.cpus),
+            request.memory_mib.unwrap_or(settings.memory_mib),
             HostCapacity::of_this_host(),
         )?;
     }
     if let Some(gib) = request.disk_gib {
         create::check_disk(gib)?;
-        if gib << 30 < vm.settings.disk_bytes {
+        if gib << 30 < settings.disk_bytes {
             return Err(Error::usage(format!(
                 "the disk of machine `{}` has {} GiB and cannot be made smaller",
                 vm.name,
-                vm.settings.disk_bytes.div_ceil(1 << 30)
+                settings.disk_bytes.div_ceil(1 << 30)
             ))
             .with_hint("disks only grow; make a new machine for a smaller one"));
         }
     }
-    if vm.settings.network == NetworkMode::None && !request.add_ports.is_empty() {
+    if settings.network == NetworkMode::None && !request.add_ports.is_empty() {
         return Err(Error::usage(format!("machine `{}` has no network to forward ports from", vm.name))
             .with_hint("create a machine with --network user"));
     }
@@ -128,7 +191,7 @@ fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
 fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &ChangeVm) -> Result<()> {
     let gone = || Error::not_found(format!("machine {id} is not there any more"));
     let vm = store::vms::by_id(transaction, id)?.ok_or_else(gone)?;
-    let mut settings = vm.settings;
+    let mut settings = vm.next_settings();
     settings.cpus = request.cpus.unwrap_or(settings.cpus);
     settings.memory_mib = request.memory_mib.unwrap_or(settings.memory_mib);
     settings.disk_bytes = request.disk_gib.map_or(settings.disk_bytes, |gib| gib << 30);
@@ -182,11 +245,22 @@ fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &
     let mut labels = vm.labels;
     for (label, value) in &request.labels {
         match value {
-            Some(value) => labels.insert(label.clone(), value.clone()),
-            None => labels.remove(label),
-        };
+            Some(value) => drop(labels.insert(label.clone(), value.clone())),
+            None if labels.remove(label).is_some() => {}
+            None => return Err(no_label(&vm.name, label, labels.keys())),
+        }
     }
     store::vms::set_labels(transaction, id, &labels)
+}
+
+fn no_label<'a>(machine: &str, label: &str, there: impl Iterator<Item = &'a String>) -> Error {
+    let there: Vec<String> = there.map(|label| format!("`{label}`")).collect();
+    let error = Error::not_found(format!("machine `{machine}` has no label `{label}`"));
+    if there.is_empty() {
+        error.with_hint("it has none at all; `--label KEY=VALUE` puts one on it")
+    } else {
+        error.with_hint(format!("its labels are {}", there.join(", ")))
+    }
 }
 
 /// Sets the ports back to what they were.
@@ -198,7 +272,7 @@ fn put_ports(
     let Some(vm) = store::vms::by_id(transaction, id)? else { return Ok(()) };
     store::leases::release_ports(transaction, id)?;
     create::lease_ports(transaction, id, &ports)?;
-    let settings = super::record::VmSettings { ports, ..vm.settings };
+    let settings = super::record::VmSettings { ports, ..vm.next_settings() };
     store::vms::set_settings(transaction, id, &settings)
 }
 
@@ -290,31 +364,72 @@ async fn grow_now(shared: &Shared, guard: &VmGuard, vm: &Vm, bytes: u64) -> std:
         channel.grow(bytes).await
     };
     match tokio::time::timeout(GROW, grow).await {
-        Ok(result) => result.map_err(|error| error.full_message()),
-        Err(_) => Err("the guest takes too long".to_owned()),
+        Ok(result) => result.map_err(|error| error.full_message())?,
+        Err(_) => return Err("the guest takes too long".to_owned()),
     }
+    let mut run = run.clone();
+    if let Some(with) = &mut run.started_with {
+        with.disk_bytes = bytes;
+    }
+    shared.set_state(&vm.id, vm.state, Some(&run)).await.map_err(|error| error.full_message())
 }
 
-/// What of a change takes effect when.
-fn effects(before: &Vm, after: &Vm) -> Vec<(String, TakesEffect)> {
-    let later = if before.run.is_some() { TakesEffect::NextStart } else { TakesEffect::Now };
-    let (old, new) = (&before.settings, &after.settings);
-    [
-        ("name", before.name != after.name, TakesEffect::Now),
-        ("labels", before.labels != after.labels, TakesEffect::Now),
-        ("ports", old.ports != new.ports, TakesEffect::Now),
-        ("cpus", old.cpus != new.cpus, later),
-        ("memory_mib", old.memory_mib != new.memory_mib, later),
-        ("disk_bytes", old.disk_bytes != new.disk_bytes, later),
-        ("kernel", before.kernel != after.kernel, later),
-        ("command", old.command != new.command, later),
-        ("environment", old.environment != new.environment, later),
-        ("work_disk", old.work_disk != new.work_disk, later),
-    ]
-    .into_iter()
-    .filter(|(_, changed, _)| *changed)
-    .map(|(name, _, when)| (name.to_owned(), when))
-    .collect()
+/// What of a change takes effect when. `before` and `after` are the machine as it was and is shown: with
+/// what it runs with.
+fn effects(before: &Vm, after: &Vm) -> Vec<ChangeEffect> {
+    let (old, new, now) = (before.next_settings(), after.next_settings(), &after.settings);
+    let mut effects = Vec::new();
+    let mut add = |setting, takes_effect| effects.push(ChangeEffect { setting, takes_effect });
+    if let Some(step) = step(&before.name, &after.name) {
+        add(Setting::Name(step), TakesEffect::Now);
+    }
+    if let Some(step) = step(&before.labels, &after.labels) {
+        add(Setting::Labels(step), TakesEffect::Now);
+    }
+    if let Some(step) = step(&old.ports, &new.ports) {
+        add(Setting::Ports(step), TakesEffect::Now);
+    }
+    if let Some((step, when)) = later(after, [&old.cpus, &new.cpus, &now.cpus]) {
+        add(Setting::Cpus(step), when);
+    }
+    if let Some((step, when)) = later(after, [&old.memory_mib, &new.memory_mib, &now.memory_mib]) {
+        add(Setting::MemoryMib(step), when);
+    }
+    if let Some(step) = step(&before.settings.disk_bytes, &now.disk_bytes) {
+        add(Setting::DiskBytes(step), TakesEffect::Now);
+    } else if let Some((step, when)) = later(after, [&old.disk_bytes, &new.disk_bytes, &now.disk_bytes]) {
+        add(Setting::DiskBytes(step), when);
+    }
+    let (old_kernel, new_kernel) = (before.next_kernel().to_owned(), after.next_kernel().to_owned());
+    if let Some((step, when)) = later(after, [&old_kernel, &new_kernel, &after.kernel]) {
+        add(Setting::Kernel(step), when);
+    }
+    if let Some((step, when)) = later(after, [&old.command, &new.command, &now.command]) {
+        add(Setting::Command(step), when);
+    }
+    if let Some((step, when)) = later(after, [&old.environment, &new.environment, &now.environment]) {
+        add(Setting::Environment(step), when);
+    }
+    if let Some((step, when)) = later(after, [&old.work_disk, &new.work_disk, &now.work_disk]) {
+        add(Setting::WorkDisk(step), when);
+    }
+    effects
+}
+
+fn step<T: Clone + PartialEq>(from: &T, to: &T) -> Option<Step<T>> {
+    (from != to).then(|| Step { from: from.clone(), to: to.clone() })
+}
+
+/// A setting that a machine that runs is given at its start: what was on record, what is on record, and
+/// what it has.
+fn later<T: Clone + PartialEq>(after: &Vm, [old, new, now]: [&T; 3]) -> Option<(Step<T>, TakesEffect)> {
+    let step = step(old, new)?;
+    match &after.run {
+        Some(run) if run.started_with.is_none() => Some((step, TakesEffect::NextStart)),
+        // One that is put back to what it runs with has nothing to wait for.
+        Some(_) if now != new => Some((Step { from: now.clone(), ..step }, TakesEffect::NextStart)),
+        _ => Some((step, TakesEffect::Now)),
+    }
 }
 
 /// What a root disk is called that is being thrown away.

@@ -46,7 +46,9 @@ pub(super) async fn clone(
             Some(name) => name,
             None => create::free_name(transaction)?,
         };
-        let mut ports = original.settings.ports.clone();
+        // What is on record, not what the original happens to run with.
+        let (kernel, settings) = (original.next_kernel().to_owned(), original.next_settings());
+        let mut ports = settings.ports.clone();
         ports.iter_mut().for_each(|forward| forward.host_port = 0);
         create::choose_ports(transaction, &mut ports)?;
         let mut vm = Vm {
@@ -54,7 +56,9 @@ pub(super) async fn clone(
             name,
             state: VmState::Created,
             created_at: clock::now(),
-            settings: VmSettings { ports, ..original.settings },
+            kernel,
+            settings: VmSettings { ports, ..settings },
+            pending: None,
             run: None,
             address: None,
             boot: None,

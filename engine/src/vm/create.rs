@@ -281,6 +281,7 @@ async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Resu
                     environment: request.environment,
                     work_disk: request.work_disk.unwrap_or(true),
                 },
+                pending: None,
                 run: None,
                 address: None,
                 boot: None,

@@ -35,6 +35,7 @@ mod lock;
 mod name;
 mod observe;
 mod pause;
+pub mod pending;
 mod promote;
 pub mod record;
 mod settle;
@@ -55,7 +56,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::admission::Request;
-pub use self::change::{ChangeVm, Changed, TakesEffect};
+pub use self::change::{ChangeEffect, ChangeVm, Changed, Setting, Step, TakesEffect};
 use self::channels::Channels;
 pub use self::copy::Copied;
 use self::hold::{Admitted, admitted};

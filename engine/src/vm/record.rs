@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::pending::{Pending, StartedWith};
 use crate::clock::Milliseconds;
 use crate::identifier::{ImageId, VmId};
 use crate::process::ProcessIdentity;
@@ -73,9 +74,13 @@ pub struct Vm {
     pub image_id: ImageId,
     /// Name of that image now.
     pub image: String,
+    /// What it runs with, if it runs; else that of its next start. So are the settings.
     pub kernel: String,
     pub created_at: Milliseconds,
     pub settings: VmSettings,
+    /// What of these its next start changes, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
     pub run: Option<VmRun>,
     /// Leased address of the guest.
     pub address: Option<Ipv4Addr>,
@@ -160,6 +165,9 @@ pub struct VmRun {
     /// Unknown of machines that an older vmdeck started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwards: Option<Vec<PortForward>>,
+    /// Unknown likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_with: Option<StartedWith>,
 }
 
 /// How a run of a machine ended.

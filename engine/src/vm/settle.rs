@@ -130,6 +130,7 @@ fn never() -> VmRun {
         started_at: 0,
         console_start: 0,
         forwards: None,
+        started_with: None,
     }
 }
 

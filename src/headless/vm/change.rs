@@ -1,13 +1,15 @@
 //! `vmdeck vm set` and `vm ports`.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use vmdeck_engine::Error;
 use vmdeck_engine::vm::record::PortForward;
-use vmdeck_engine::vm::{ChangeVm, Changed, TakesEffect};
+use vmdeck_engine::vm::{ChangeVm, Changed, Setting, Step, TakesEffect};
 
+use super::show;
 use crate::cli::vm::{SetArguments, Switch};
-use crate::headless::output::Table;
+use crate::headless::output::{Table, bytes, human};
 use crate::headless::{Context, Outcome};
 
 pub(super) async fn set(context: &Context, arguments: SetArguments) -> Outcome {
@@ -46,18 +48,75 @@ pub(super) async fn set(context: &Context, arguments: SetArguments) -> Outcome {
     Ok(0)
 }
 
-/// One line for each setting that is another one now.
+/// What was changed, line by line, from what to what, and when it counts.
 fn effects(changed: &Changed) -> String {
+    let name = &changed.vm.name;
     if changed.effects.is_empty() {
-        return format!("{}: everything was so already\n", changed.vm.name);
+        return format!("{name}: everything was so already\n");
     }
-    let line = |(setting, when): &(String, TakesEffect)| match when {
-        TakesEffect::Now => format!("{}: {setting} changed\n", changed.vm.name),
-        TakesEffect::NextStart => {
-            format!("{}: {setting} changed, from its next start on\n", changed.vm.name)
+    let mut text = String::new();
+    for effect in &changed.effects {
+        let when = match effect.takes_effect {
+            TakesEffect::Now => "",
+            TakesEffect::NextStart => ", from its next start on",
+        };
+        for step in steps(&effect.setting) {
+            text.push_str(&format!("{name}: {step}{when}\n"));
         }
-    };
-    changed.effects.iter().map(line).collect()
+    }
+    human(&text).into_owned()
+}
+
+/// A setting's change in the words of its option.
+fn steps(setting: &Setting) -> Vec<String> {
+    let term = setting.term();
+    match setting {
+        Setting::Name(step) | Setting::Kernel(step) => vec![moved(term, &step.from, &step.to)],
+        Setting::Cpus(step) => vec![moved(term, step.from, step.to)],
+        Setting::MemoryMib(step) => vec![moved(term, bytes(step.from << 20), bytes(step.to << 20))],
+        Setting::DiskBytes(step) => vec![moved(term, bytes(step.from), bytes(step.to))],
+        Setting::WorkDisk(step) => vec![moved(term, show::on_off(step.from), show::on_off(step.to))],
+        Setting::Command(step) => vec![moved(term, show::command(&step.from), show::command(&step.to))],
+        Setting::Labels(step) => labels(step),
+        Setting::Ports(step) => {
+            let closed = step.from.iter().filter(|port| !step.to.contains(port));
+            let opened = step.to.iter().filter(|port| !step.from.contains(port));
+            let closed = closed.map(|port| format!("port {port} closed"));
+            closed.chain(opened.map(|port| format!("port {port} opened"))).collect()
+        }
+        Setting::Environment(step) => environment(step),
+    }
+}
+
+fn moved(term: &str, from: impl Display, to: impl Display) -> String {
+    format!("{term} {from} → {to}")
+}
+
+fn labels(step: &Step<BTreeMap<String, String>>) -> Vec<String> {
+    let gone = step.from.iter().filter(|(key, _)| !step.to.contains_key(*key));
+    let set = step.to.iter().filter(|(key, value)| step.from.get(*key) != Some(value));
+    let gone = gone.map(|(key, value)| format!("label {key}={value} taken away"));
+    gone.chain(set.map(|(key, value)| match step.from.get(key) {
+        Some(was) => format!("label {key} {was} → {value}"),
+        None => format!("label {key}={value} put on"),
+    }))
+    .collect()
+}
+
+/// Names only: values may be secrets.
+fn environment(step: &Step<Vec<String>>) -> Vec<String> {
+    fn variables(list: &[String]) -> BTreeMap<&str, &str> {
+        list.iter().filter_map(|variable| variable.split_once('=')).collect()
+    }
+    let (from, to) = (variables(&step.from), variables(&step.to));
+    let gone = from.keys().filter(|name| !to.contains_key(*name));
+    let set = to.iter().filter(|(name, value)| from.get(*name) != Some(value));
+    let gone = gone.map(|name| format!("variable {name} taken away"));
+    gone.chain(set.map(|(name, _)| match from.contains_key(name) {
+        true => format!("variable {name} changed"),
+        false => format!("variable {name} added"),
+    }))
+    .collect()
 }
 
 /// Lists, after what is to be added and removed was.

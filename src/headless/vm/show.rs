@@ -12,11 +12,11 @@ pub(super) fn table(vms: &[Vm]) -> String {
             vm.name.clone(),
             state(vm),
             address(vm),
-            vm.settings.cpus.to_string(),
-            bytes(vm.settings.memory_mib << 20),
+            cpus(vm),
+            memory(vm),
             up(vm),
             vm.image.clone(),
-            vm.kernel.clone(),
+            kernel(vm),
         ]);
     }
     table.render()
@@ -30,15 +30,30 @@ pub(super) fn fields(vm: &Vm) -> String {
         .add("id", vm.id.to_string())
         .add("state", state(vm))
         .add("image", &vm.image)
-        .add("kernel", &vm.kernel)
-        .add("cpus", vm.settings.cpus.to_string())
-        .add("memory", bytes(vm.settings.memory_mib << 20))
-        .add("disk", bytes(vm.settings.disk_bytes))
-        .add("work disk", if vm.settings.work_disk { "on" } else { "off" })
+        .add("kernel", at_next_start(kernel(vm)))
+        .add("cpus", at_next_start(cpus(vm)))
+        .add("memory", at_next_start(memory(vm)))
+        .add("disk", at_next_start(disk(vm)))
+        .add("work disk", at_next_start(work_disk(vm)))
         .add("network", network(vm))
         .add_some("address", vm.address.map(|address| address.to_string()))
         .add_some("name there", vmdeck_engine::network::lan::name(vm))
         .add("created", time(vm.created_at));
+    let next = vm.pending.as_ref();
+    let next_command = next.and_then(|next| next.command.as_ref());
+    if !vm.settings.command.is_empty() || next_command.is_some() {
+        let now = command(&vm.settings.command);
+        fields.add(
+            "command",
+            match next_command {
+                Some(next) => format!("{now}{ARROW}{} at next start", command(next)),
+                None => now,
+            },
+        );
+    }
+    if next.is_some_and(|next| next.environment.is_some()) {
+        fields.add("environment", "another one at next start");
+    }
     for port in &vm.settings.ports {
         fields.add("port", port.to_string());
     }
@@ -96,17 +111,68 @@ pub(super) fn wide_table(vms: &[Vm]) -> String {
             state(vm),
             address(vm),
             network(vm),
-            vm.settings.cpus.to_string(),
-            bytes(vm.settings.memory_mib << 20),
-            bytes(vm.settings.disk_bytes),
+            cpus(vm),
+            memory(vm),
+            disk(vm),
             up(vm),
             or_dash(ports.join(", ")),
             vm.image.clone(),
-            vm.kernel.clone(),
+            kernel(vm),
             or_dash(labels(vm)),
         ]);
     }
     table.render()
+}
+
+/// Stands between what a machine that runs has and what its next start gives it.
+const ARROW: &str = " → ";
+
+/// Whether it tells of the next start, too.
+fn has_arrow(value: &str) -> bool {
+    value.contains(ARROW)
+}
+
+fn arrow(now: String, next: Option<String>) -> String {
+    match next {
+        Some(next) => now + ARROW + &next,
+        None => now,
+    }
+}
+
+fn at_next_start(value: String) -> String {
+    if has_arrow(&value) { value + " at next start" } else { value }
+}
+
+fn cpus(vm: &Vm) -> String {
+    let next = vm.pending.as_ref().and_then(|next| next.cpus);
+    arrow(vm.settings.cpus.to_string(), next.map(|cpus| cpus.to_string()))
+}
+
+fn memory(vm: &Vm) -> String {
+    let next = vm.pending.as_ref().and_then(|next| next.memory_mib);
+    arrow(bytes(vm.settings.memory_mib << 20), next.map(|memory| bytes(memory << 20)))
+}
+
+fn disk(vm: &Vm) -> String {
+    let next = vm.pending.as_ref().and_then(|next| next.disk_bytes);
+    arrow(bytes(vm.settings.disk_bytes), next.map(bytes))
+}
+
+fn work_disk(vm: &Vm) -> String {
+    let next = vm.pending.as_ref().and_then(|next| next.work_disk);
+    arrow(on_off(vm.settings.work_disk).to_owned(), next.map(|on| on_off(on).to_owned()))
+}
+
+fn kernel(vm: &Vm) -> String {
+    arrow(vm.kernel.clone(), vm.pending.as_ref().and_then(|next| next.kernel.clone()))
+}
+
+pub(super) fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+pub(super) fn command(words: &[String]) -> String {
+    if words.is_empty() { "the image's".to_owned() } else { words.join(" ") }
 }
 
 fn labels(vm: &Vm) -> String {

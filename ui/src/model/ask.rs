@@ -147,7 +147,7 @@ impl Ask {
     }
 
     pub fn edit_vm(vm: &Vm) -> Self {
-        let settings = &vm.settings;
+        let settings = vm.next_settings();
         let fields = vec![
             AskField::text("CPUs", settings.cpus.to_string(), ""),
             AskField::text("Memory", format!("{}M", settings.memory_mib), "such as 512M or 2G"),

@@ -315,8 +315,8 @@ async fn run(engine: &Engine, command: Command) -> Result<String> {
 /// What of a change is in force, and what comes with the next start.
 fn told(name: &str, changed: &Changed) -> String {
     let names = |wanted: TakesEffect| {
-        let names = changed.effects.iter().filter(|(_, when)| *when == wanted).map(|(name, _)| name.as_str());
-        names.collect::<Vec<_>>().join(", ")
+        let effects = changed.effects.iter().filter(|effect| effect.takes_effect == wanted);
+        effects.map(|effect| effect.setting.term()).collect::<Vec<_>>().join(", ")
     };
     match (names(TakesEffect::Now), names(TakesEffect::NextStart)) {
         (now, later) if later.is_empty() => format!("machine {name}: {now} changed"),

@@ -157,7 +157,7 @@ fn image_name(model: &Model, name: &str) -> Result<(), String> {
 
 /// What differs from the machine's settings.
 fn change(vm: &Vm, ask: &Ask) -> Result<ChangeVm, Mistake> {
-    let settings = &vm.settings;
+    let settings = vm.next_settings();
     let cpus = number(ask.value(0)).map_err(|problem| (0, problem))?;
     let memory =
         size_mib(ask.value(1), 1).map_err(|problem| (1, format!("{problem}, such as 512M or 2G")))?;

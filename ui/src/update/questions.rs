@@ -194,11 +194,16 @@ pub(super) fn delete_kernels(model: &mut Model) {
     let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
     let targets: Vec<&Kernel> = targets.into_iter().filter_map(KernelRow::here).collect();
     let users = |kernel: &Kernel| {
-        let users = model.snapshot.vms.iter().filter(|vm| vm.kernel == kernel.name);
+        let users = model.snapshot.vms.iter().filter(|vm| vm.uses_kernel(&kernel.name));
         users.map(|vm| vm.name.as_str()).collect::<Vec<_>>()
     };
     if let Some(why) = in_use(targets.iter().map(|kernel| (kernel.name.as_str(), users(kernel)))) {
-        say(model, Level::Warning, format!("delete: {why}"), Some("delete those machines first".into()));
+        say(
+            model,
+            Level::Warning,
+            format!("delete: {why}"),
+            Some("let them boot another (`vmdeck vm set NAME --kernel KERNEL`), or delete them first".into()),
+        );
         return;
     }
     let effects = targets

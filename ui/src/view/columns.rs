@@ -37,7 +37,7 @@ impl Part for Image {
 
 impl Part for KernelRow {
     fn is_of(&self, vm: &Vm) -> bool {
-        self.here().is_some_and(|kernel| vm.kernel == kernel.name)
+        self.here().is_some_and(|kernel| vm.uses_kernel(&kernel.name))
     }
 
     fn created_at(&self) -> Option<Milliseconds> {

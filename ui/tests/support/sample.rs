@@ -225,12 +225,14 @@ pub(crate) fn vm(number: u8, name: &str, state: VmState, image: &Image, age: Mil
             environment: Vec::new(),
             work_disk: true,
         },
+        pending: None,
         run: state.has_process().then(|| VmRun {
             process: process(2000 + i32::from(number)),
             accelerator: Accelerator::Tcg,
             started_at,
             console_start: 0,
             forwards: None,
+            started_with: None,
         }),
         address: Some(Ipv4Addr::new(10, 86, number, 15)),
         boot: (state != VmState::Created)

@@ -31,6 +31,7 @@ use self::watch::Outcome;
 use super::Shared;
 use super::layer::Disk;
 use super::lock::VmGuard;
+use super::pending::StartedWith;
 use super::record::{
     BootFailure, BootFailureClass, BootPhaseName, NetworkMode, Vm, VmEnd, VmEndCause, VmRun, VmState,
 };
@@ -258,13 +259,14 @@ async fn launch(
 ) -> Result<Launched, Setback> {
     let (store, id, accelerator, started_at) =
         (shared.store.clone(), vm.id.clone(), spec.accelerator, clock::now());
-    let forwards = vm.settings.ports.clone();
+    let (forwards, with) = (vm.settings.ports.clone(), StartedWith::of(vm));
     let run_of = move |process| VmRun {
         process,
         accelerator,
         started_at,
         console_start,
         forwards: Some(forwards.clone()),
+        started_with: Some(with.clone()),
     };
     let recorded = run_of.clone();
     let record = Box::new(move |process| {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::layer::{Disk, Layer};
+use super::super::pending::{Pending, StartedWith};
 use super::super::record::{PortForward, VmRun, VmSettings, VmState};
-use super::super::{ChangeVm, CreateVm, TakesEffect};
+use super::super::{ChangeEffect, ChangeVm, CreateVm, Setting, TakesEffect};
 use super::fake::Fake;
 use super::life::{Stray, leave};
 use super::{Deck, request, tcp};
@@ -24,7 +25,7 @@ async fn settings_change_at_once_and_say_when_they_count() {
         memory_mib: Some(256),
         disk_gib: Some(9),
         environment: vec!["A=3".into(), "B".into()],
-        labels: BTreeMap::from([("tier".into(), Some("web".into())), ("none".into(), None)]),
+        labels: BTreeMap::from([("tier".into(), Some("web".into()))]),
         ..ChangeVm::default()
     };
     let changed = process.vms.change("a", change, None).wait().await.unwrap();
@@ -38,8 +39,46 @@ async fn settings_change_at_once_and_say_when_they_count() {
     assert_eq!(changed.vm.name, "b");
     assert_eq!(changed.vm.labels, BTreeMap::from([("tier".into(), "web".into())]));
     assert_eq!(process.vms.find("b").await.unwrap(), changed.vm);
-    assert!(changed.effects.iter().all(|(_, when)| *when == TakesEffect::Now), "{:?}", changed.effects);
+    let now = changed.effects.iter().all(|effect| effect.takes_effect == TakesEffect::Now);
+    assert!(now, "{:?}", changed.effects);
     assert_eq!(changed.effects.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_runs_is_shown_with_what_it_runs_with() {
+    let deck = Deck::new().await;
+    let process = deck.open_with(Fake::hanging());
+    let vm = process.create("a").await.unwrap();
+    let stray = Stray::in_folder(&process.data.vm(&vm.id));
+    let run = VmRun { started_with: Some(StartedWith::of(&vm)), ..stray.run() };
+    leave(&process, &vm, VmState::Running, Some(run)).await;
+    let memory = |mebibytes| ChangeVm { memory_mib: Some(mebibytes), ..ChangeVm::default() };
+    let has = vm.settings.memory_mib;
+    let set = async |mebibytes| {
+        let changed = process.vms.change("a", memory(mebibytes), None).wait().await.unwrap();
+        assert_eq!(changed.vm.settings.memory_mib, has);
+        assert_eq!(changed.vm.next_settings().memory_mib, mebibytes);
+        let [ChangeEffect { setting: Setting::MemoryMib(step), takes_effect }] = &changed.effects[..] else {
+            panic!("{:?}", changed.effects)
+        };
+        ((step.from, step.to), *takes_effect, changed.vm)
+    };
+    let (step, when, _) = set(has + 64).await;
+    assert_eq!((step, when), ((has, has + 64), TakesEffect::NextStart));
+    // From what it has, whatever was meant in between.
+    let (step, when, now) = set(has + 128).await;
+    assert_eq!((step, when), ((has, has + 128), TakesEffect::NextStart));
+    assert_eq!(now.pending, Some(Pending { memory_mib: Some(has + 128), ..Pending::default() }));
+    // A clone is not made to run as the original happens to.
+    let clone = process.vms.clone_vm("a", Some("b".into()), None).wait().await.unwrap();
+    assert_eq!((clone.settings.memory_mib, clone.pending), (has + 128, None));
+    // Ports are opened and closed without a word about the rest.
+    let ports = ChangeVm { add_ports: vec![tcp(0, 80)], ..ChangeVm::default() };
+    let changed = process.vms.change("a", ports, None).wait().await.unwrap();
+    assert_eq!((changed.vm.settings.ports.len(), &changed.vm.pending), (1, &now.pending));
+    // Put back to what it has: nothing is left to wait for.
+    let (step, when, now) = set(has).await;
+    assert_eq!((step, when, now.pending), ((has + 128, has), TakesEffect::Now, None));
 }
 
 #[tokio::test]
@@ -60,6 +99,8 @@ async fn a_change_that_cannot_be_made_changes_nothing() {
     check(ChangeVm { name: Some("other".into()), ..ChangeVm::default() }, ErrorKind::Conflict).await;
     check(ChangeVm { cpus: Some(100_000), ..ChangeVm::default() }, ErrorKind::Usage).await;
     check(ChangeVm { disk_gib: Some(1), ..ChangeVm::default() }, ErrorKind::Usage).await;
+    let labels = BTreeMap::from([("none".into(), None), ("tier".into(), Some("web".into()))]);
+    check(ChangeVm { labels, ..ChangeVm::default() }, ErrorKind::NotFound).await;
     check(ChangeVm { kernel: Some("none".into()), ..ChangeVm::default() }, ErrorKind::NotFound).await;
     check(
         ChangeVm { add_ports: ports(theirs), memory_mib: Some(256), ..ChangeVm::default() },

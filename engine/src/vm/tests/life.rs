@@ -52,6 +52,7 @@ impl Stray {
             started_at: clock::now(),
             console_start: 0,
             forwards: None,
+            started_with: None,
         }
     }
 

@@ -1,5 +1,8 @@
 //! The settings of a machine.
 
+use std::fmt::Display;
+
+use vmdeck_engine::vm::pending::Pending;
 use vmdeck_engine::vm::record::Vm;
 
 use crate::action::Action;
@@ -10,22 +13,30 @@ use crate::view::pen::Pen;
 pub(super) fn config(pen: &mut Pen<'_, '_>, vm: &Vm) {
     let settings = &vm.settings;
     pen.field("image", &vm.image);
-    pen.field("kernel", &vm.kernel);
-    pen.field_format("cpus", format_args!("{}", settings.cpus));
-    pen.field_format("memory", format_args!("{}", Mebibytes(settings.memory_mib)));
-    pen.field_format("disk", format_args!("{}", Bytes(settings.disk_bytes)));
+    let none = Pending::default();
+    let next = vm.pending.as_ref().unwrap_or(&none);
+    changing(pen, "kernel", &vm.kernel, next.kernel.as_ref());
+    changing(pen, "cpus", settings.cpus, next.cpus);
+    changing(pen, "memory", Mebibytes(settings.memory_mib), next.memory_mib.map(Mebibytes));
+    changing(pen, "disk", Bytes(settings.disk_bytes), next.disk_bytes.map(Bytes));
     pen.field("network", network(settings.network));
     if let Some(address) = vm.address {
         pen.field_format("address", format_args!("{address}"));
     }
-    if !settings.command.is_empty() {
-        pen.field("command", &settings.command.join(" "));
+    if !settings.command.is_empty() || next.command.is_some() {
+        changing(pen, "command", command(&settings.command), next.command.as_deref().map(command));
     }
     for (index, variable) in settings.environment.iter().enumerate() {
         pen.field(if index == 0 { "environment" } else { "" }, variable);
     }
-    if !settings.work_disk {
-        pen.field("work disk", "none");
+    for (index, variable) in next.environment.iter().flatten().enumerate() {
+        pen.field(if index == 0 { "next start" } else { "" }, variable);
+    }
+    if next.environment.as_ref().is_some_and(Vec::is_empty) {
+        pen.field("next start", "no variables of its own");
+    }
+    if !settings.work_disk || next.work_disk.is_some() {
+        changing(pen, "work disk", work_disk(settings.work_disk), next.work_disk.map(work_disk));
     }
     for (index, (label, value)) in vm.labels.iter().enumerate() {
         pen.field(if index == 0 { "labels" } else { "" }, &format!("{label}={value}"));
@@ -36,4 +47,20 @@ pub(super) fn config(pen: &mut Pen<'_, '_>, vm: &Vm) {
     pen.blank();
     let edit = pen.model.keymap.describe(Action::EditVm);
     pen.text(&format!("{edit} changes CPUs, memory, disk and ports."), pen.model.theme.dim);
+}
+
+/// A setting that a machine that runs has, and the one that its next start gives it.
+fn changing(pen: &mut Pen<'_, '_>, label: &str, now: impl Display, next: Option<impl Display>) {
+    match next {
+        None => pen.field(label, &now.to_string()),
+        Some(next) => pen.field(label, &format!("{now} → {next} at next start")),
+    }
+}
+
+fn work_disk(on: bool) -> &'static str {
+    if on { "at root's home" } else { "none" }
+}
+
+fn command(words: &[String]) -> String {
+    if words.is_empty() { "the image's".to_owned() } else { words.join(" ") }
 }

@@ -27,8 +27,13 @@ pub(super) fn kernel(pen: &mut Pen<'_, '_>, kernel: &Kernel) {
         None => pen.field("modules", "none: everything is built in"),
     }
     pen.field_format("created", format_args!("{} ago", Span(model.now - kernel.created_at)));
-    let users: Vec<_> =
-        model.snapshot.vms.iter().filter(|vm| vm.kernel == kernel.name).map(|vm| vm.name.as_str()).collect();
+    let users: Vec<_> = model
+        .snapshot
+        .vms
+        .iter()
+        .filter(|vm| vm.uses_kernel(&kernel.name))
+        .map(|vm| vm.name.as_str())
+        .collect();
     pen.field("used by", if users.is_empty() { "no machine" } else { "" });
     if !users.is_empty() {
         pen.hanging("  ", theme.dim, &users.join(", "), theme.text);
