@@ -1,17 +1,19 @@
 //! Opens the console.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::{Engine, Error, Result};
 use vmdeck_ui::events::EventRing;
 use vmdeck_ui::{ConsoleOptions, KeysFile, ThemeChoice};
 
-use crate::cli::{Cli, OutputFormat, Theme};
+use crate::cli::{Cli, ConsoleArguments, OutputFormat, Theme};
 use crate::headless::output::Output;
 use crate::headless::{self, Outcome};
 use crate::logging;
@@ -42,7 +44,7 @@ fn open(cli: &Cli) -> Outcome {
     let arguments = &cli.console;
     let options = ConsoleOptions {
         data_label: label(&path),
-        theme: theme(arguments.theme),
+        theme: theme(asked_theme(arguments)?),
         ascii: arguments.ascii || !locale_is_utf8(),
         read_only: arguments.read_only,
         no_mouse: arguments.no_mouse,
@@ -81,8 +83,9 @@ pub(crate) fn keys(cli: &Cli, output: Output) -> Outcome {
 }
 
 fn keys_file(cli: &Cli) -> Result<Option<KeysFile>> {
-    let (path, asked) = match (&cli.console.keys, own_keys()) {
-        (Some(path), _) => (path.clone(), true),
+    let given = cli.console.keys.clone().or_else(|| variable("VMDECK_KEYS").map(PathBuf::from));
+    let (path, asked) = match (given, own_keys()) {
+        (Some(path), _) => (path, true),
         (None, Some(path)) => (path, false),
         (None, None) => return Ok(None),
     };
@@ -107,6 +110,25 @@ fn own_keys() -> Option<PathBuf> {
 /// Writes a file that must not be there yet.
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::File::create_new(path)?.write_all(text.as_bytes())
+}
+
+/// A variable that is set to something.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The theme that an argument asks for, else a variable.
+fn asked_theme(arguments: &ConsoleArguments) -> Result<Option<Theme>> {
+    let Some(name) = variable("VMDECK_THEME").filter(|_| arguments.theme.is_none()) else {
+        return Ok(arguments.theme);
+    };
+    let name = name.to_string_lossy();
+    Theme::from_str(&name, false).map(Some).map_err(|_| {
+        let known = Theme::value_variants().iter().filter_map(Theme::to_possible_value);
+        let known: Vec<String> = known.map(|value| format!("`{}`", value.get_name())).collect();
+        Error::usage(format!("VMDECK_THEME is `{}`, which is no theme", name.escape_default()))
+            .with_hint(format!("set it to one of {}", known.join(", ")))
+    })
 }
 
 /// The theme asked for; `NO_COLOR` (no-color.org) asks for the one without colours.

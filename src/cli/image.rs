@@ -11,7 +11,10 @@ pub(crate) enum ImageCommand {
     List,
 
     /// Everything known of an image
-    Show { name: String },
+    Show {
+        /// Its name
+        name: String,
+    },
 
     /// Pull an image and make it bootable
     Pull(PullArguments),
@@ -42,6 +45,7 @@ pub(crate) enum ImageCommand {
     /// Delete images that no machine uses
     #[command(visible_alias = "rm")]
     Delete {
+        /// Which images
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -107,12 +111,14 @@ pub(crate) struct PromoteArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct ExportArguments {
+    /// Which image
     pub(crate) name: String,
 
     /// The file to write; it must not be there yet
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 
+    /// What to write
     #[arg(long, value_enum, default_value_t = ExportForm::Bundle, value_name = "FORM")]
     pub(crate) form: ExportForm,
 }

@@ -11,7 +11,10 @@ pub(crate) enum KernelCommand {
     List,
 
     /// Everything known of a kernel
-    Show { name: String },
+    Show {
+        /// Its name
+        name: String,
+    },
 
     /// Get a kernel and make it bootable
     ///
@@ -38,6 +41,7 @@ pub(crate) enum KernelCommand {
 
     /// Write a kernel to an OCI archive, to be pushed to a registry or pulled on another host
     Export {
+        /// Which kernel
         name: String,
 
         /// `oci-archive:FILE[:TAG]`; the file must not be there yet
@@ -51,6 +55,7 @@ pub(crate) enum KernelCommand {
     /// Delete kernels that no machine uses
     #[command(visible_alias = "rm")]
     Delete {
+        /// Which kernels
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },

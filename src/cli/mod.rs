@@ -31,8 +31,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) headless: bool,
 
-    /// Where images, kernels and machines are kept
-    #[arg(long, global = true, value_name = "DIR", env = "VMDECK_DATA_DIR", help_heading = "Global options")]
+    // Variables are read where they are needed: clap takes what they hold for arguments that were
+    // given, and writes them into each line of usage.
+    /// Where images, kernels and machines are kept [env: VMDECK_DATA_DIR]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Form of the result on standard output
@@ -61,8 +63,8 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Console options")]
 pub(crate) struct ConsoleArguments {
-    /// Colours of the console
-    #[arg(long, value_enum, value_name = "THEME", env = "VMDECK_THEME")]
+    /// Colours of the console [env: VMDECK_THEME]
+    #[arg(long, value_enum, value_name = "THEME")]
     pub(crate) theme: Option<Theme>,
 
     /// Draw with ASCII characters only
@@ -77,9 +79,9 @@ pub(crate) struct ConsoleArguments {
     #[arg(long)]
     pub(crate) no_mouse: bool,
 
-    /// A TOML file with key bindings of your own [default: vmdeck/keys.toml in $XDG_CONFIG_HOME, else
-    /// in ~/.config]
-    #[arg(long, value_name = "FILE", env = "VMDECK_KEYS")]
+    /// A TOML file with key bindings of your own [env: VMDECK_KEYS] [default: vmdeck/keys.toml in
+    /// $XDG_CONFIG_HOME, else in ~/.config]
+    #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
 }
 
@@ -134,7 +136,10 @@ pub(crate) enum Command {
     Keys,
 
     /// Completions for a shell, on standard output
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
 
     /// The manual page, on standard output
     Man {
@@ -154,6 +159,18 @@ pub(crate) enum Command {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn every_argument_says_what_it_is() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let name = argument.get_id();
+                assert!(argument.get_help().is_some(), "`{}`: `{name}` has no text", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&super::Cli::command());
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -17,11 +17,20 @@ pub(crate) enum OperationCommand {
     },
 
     /// Everything known of an operation, with its log
-    Show { id: String },
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+    },
 
     /// Follow an operation to its end, whichever process runs it
-    Watch { id: String },
+    Watch {
+        /// Its id, or the beginning of it
+        id: String,
+    },
 
     /// Cancel an operation, whichever process runs it
-    Cancel { id: String },
+    Cancel {
+        /// Its id, or the beginning of it
+        id: String,
+    },
 }

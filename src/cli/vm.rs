@@ -20,7 +20,10 @@ pub(crate) enum VmCommand {
     },
 
     /// Everything known of a machine, with the phases of its last boot
-    Show { name: String },
+    Show {
+        /// Its name, or the beginning of its id
+        name: String,
+    },
 
     /// Create a machine; `vm start` boots it
     Create(CreateArguments),
@@ -92,6 +95,7 @@ pub(crate) enum VmCommand {
 
     /// Make a machine whose disks begin as another one's are now; instant, nothing is copied
     Clone {
+        /// The machine whose disks they are
         name: String,
 
         /// Name of the new machine; one is made up otherwise
@@ -100,6 +104,7 @@ pub(crate) enum VmCommand {
 
     /// The forwarded ports of a machine; adds and removes some, at once also when it runs
     Ports {
+        /// Whose ports
         name: String,
 
         /// Forward a port of this host's loopback interface: `[ADDRESS:]HOST:GUEST[/tcp|/udp]`, host 0 for any
@@ -112,7 +117,10 @@ pub(crate) enum VmCommand {
     },
 
     /// Attach this terminal to the machine's serial console; ctrl-] leaves
-    Console { name: String },
+    Console {
+        /// A machine that runs
+        name: String,
+    },
 
     /// Run a command in a machine, or its login shell
     Exec(ExecArguments),
@@ -122,17 +130,28 @@ pub(crate) enum VmCommand {
 
     /// Serve one SSH client on standard input and output (a `ProxyCommand`)
     #[command(hide = true)]
-    SshProxy { name: String },
+    SshProxy {
+        /// A machine that runs
+        name: String,
+    },
 
     /// Copy files and folders between this host and a machine
     ///
-    /// Either SOURCE or TARGET is NAME:/path. A folder is copied with all in it; into a folder that
-    /// is there it goes under its own name, and `DIR/.` means its content. Permissions, times and
-    /// symbolic links are kept. Owners are those of who copies (root in the machine), each name of a
-    /// hard link becomes a file of its own, and extended attributes are left behind; devices, sockets
-    /// and pipes are left out, with a warning.
+    /// Either SOURCE or TARGET is NAME:PATH. A path in a machine that does not begin with `/` begins in
+    /// the home of root, which `NAME:` alone is. A folder is copied with all in it; into a folder that
+    /// is there it goes under its own name, and `DIR/.` means its content. Permissions, times, symbolic
+    /// links, hard links among what is copied and extended attributes (user.*, access lists,
+    /// capabilities) are kept. Owners are those of who copies (root in the machine); out of a machine
+    /// no set-user-id bits and no capabilities come; devices, sockets and pipes are left out, with a
+    /// warning.
     #[command(visible_alias = "copy")]
-    Cp { source: String, target: String },
+    Cp {
+        /// A file or folder: of this host, or NAME:PATH in a machine
+        source: String,
+
+        /// Where to: on this host, or NAME:PATH in a machine
+        target: String,
+    },
 
     /// What running machines are doing: processors, memory, disks, network
     Stats {
@@ -147,6 +166,7 @@ pub(crate) enum VmCommand {
 
     /// What the machine's serial console printed
     Logs {
+        /// Whose console
         name: String,
 
         /// Go on as it prints more
@@ -163,6 +183,7 @@ pub(crate) enum VmCommand {
 pub(crate) enum SnapshotCommand {
     /// Keep what the disks hold now; the machine may run, then as a power cut would leave them
     Create {
+        /// Whose disks
         #[arg(value_name = "MACHINE")]
         machine: String,
 
@@ -173,23 +194,29 @@ pub(crate) enum SnapshotCommand {
     /// List the snapshots of a machine, oldest first
     #[command(visible_alias = "ls")]
     List {
+        /// Whose snapshots
         #[arg(value_name = "MACHINE")]
         machine: String,
     },
 
     /// Put the disks of a stopped machine back; what was written since is lost
     Restore {
+        /// Whose disks
         #[arg(value_name = "MACHINE")]
         machine: String,
+
+        /// Which of its snapshots
         name: String,
     },
 
     /// Forget snapshots; the machine and its clones keep what they need of them
     #[command(visible_alias = "rm")]
     Delete {
+        /// Whose snapshots
         #[arg(value_name = "MACHINE")]
         machine: String,
 
+        /// Which of them
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -199,6 +226,7 @@ pub(crate) enum SnapshotCommand {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Selection {
+    /// Which machines
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
 
@@ -250,6 +278,7 @@ pub(crate) struct ResourceArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct SetArguments {
+    /// Which machine
     pub(crate) name: String,
 
     /// Give it another name
@@ -363,6 +392,7 @@ pub(crate) struct RunArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct ExecArguments {
+    /// A machine that runs
     pub(crate) name: String,
 
     /// User to run as: name or number, with `:GROUP` if need be

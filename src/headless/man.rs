@@ -1,16 +1,15 @@
 //! Manual pages and completions, generated from the command line's own definition.
 
-use std::io::Write;
 use std::path::Path;
 
-use vmdeck_engine::{Error, Result};
+use vmdeck_engine::Error;
 
-use super::Outcome;
+use super::{Outcome, output};
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut super::command(), "vmdeck", &mut script);
-    print(&script)
+    output::write(&script).map(|()| 0)
 }
 
 pub(super) fn pages(directory: Option<&Path>) -> Outcome {
@@ -19,19 +18,12 @@ pub(super) fn pages(directory: Option<&Path>) -> Outcome {
         clap_mangen::Man::new(super::command())
             .render(&mut page)
             .map_err(|error| Error::io("cannot make the manual page", error))?;
-        return print(&page);
+        return output::write(&page).map(|()| 0);
     };
     std::fs::create_dir_all(directory)
         .and_then(|()| clap_mangen::generate_to(super::command(), directory))
         .map_err(|error| {
             Error::io(format!("cannot write manual pages into `{}`", directory.display()), error)
         })?;
-    Ok(0)
-}
-
-fn print(bytes: &[u8]) -> Result<u8> {
-    std::io::stdout()
-        .write_all(bytes)
-        .map_err(|error| Error::io("cannot write to standard output", error))?;
     Ok(0)
 }

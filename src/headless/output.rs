@@ -53,14 +53,9 @@ impl Output {
         }
     }
 
-    /// Prints to standard output. A reader that went away ends the process quietly, as it does
-    /// other programs.
+    /// Prints to standard output.
     pub(crate) fn text(self, text: &str) -> Result<()> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
-            result => result.map_err(|error| Error::io("cannot write to standard output", error)),
-        }
+        write(text.as_bytes())
     }
 
     /// A line for people on standard error.
@@ -79,6 +74,16 @@ impl Output {
             let _ = writeln!(stderr, "  next: {}", human(hint));
         }
         self.event(&serde_json::json!({ "event": "error", "error": error.report() }));
+    }
+}
+
+/// Writes to standard output. A reader that went away ends the process quietly, as it does other
+/// programs.
+pub(crate) fn write(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
+        result => result.map_err(|error| Error::io("cannot write to standard output", error)),
     }
 }
 

@@ -138,7 +138,18 @@ struct Resolved {
     resolve_ms: u64,
 }
 
-pub(super) async fn create(shared: &Shared, request: CreateVm, operation: &Operation) -> Result<Vm> {
+/// A name for a machine that is given none; another one takes its place where it is taken.
+pub(super) fn made_up_name() -> String {
+    name::candidates(random()).next().unwrap_or_default()
+}
+
+/// `name`: as requested, or made up.
+pub(super) async fn create(
+    shared: &Shared,
+    request: CreateVm,
+    name: String,
+    operation: &Operation,
+) -> Result<Vm> {
     let checked = Checked::new(request, HostCapacity::of_this_host())?;
     let (started, started_at) = (Instant::now(), clock::now());
     for attempt in 1.. {
@@ -151,7 +162,7 @@ pub(super) async fn create(shared: &Shared, request: CreateVm, operation: &Opera
             return Err(Error::cancelled());
         }
         operation.phase("reserve").await;
-        match reserve(shared, &checked, resolved).await? {
+        match reserve(shared, &checked, resolved, name.clone()).await? {
             Reservation::Made(vm) => return Ok(*vm),
             Reservation::Vanished(what) if attempt < ATTEMPTS => {
                 operation.log(format!("{what} was deleted meanwhile; resolving again")).await;
@@ -242,7 +253,12 @@ enum Reservation {
 }
 
 /// The second phase: one transaction, in which nothing waits.
-async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Result<Reservation> {
+async fn reserve(
+    shared: &Shared,
+    checked: &Checked,
+    resolved: Resolved,
+    name: String,
+) -> Result<Reservation> {
     let started = Instant::now();
     let routes = tokio::task::spawn_blocking(address::host_routes).await.unwrap_or_default();
     let request = checked.request.clone();
@@ -258,9 +274,10 @@ async fn reserve(shared: &Shared, checked: &Checked, resolved: Resolved) -> Resu
             if store::kernels::by_name(transaction, &root, &kernel.name)?.is_none() {
                 return Ok(Reservation::Vanished(format!("kernel `{}`", kernel.name)));
             }
-            let name = match request.name {
-                Some(name) => name,
-                None => free_name(transaction)?,
+            let is_made_up = request.name.is_none();
+            let name = match is_made_up && store::vms::by_name(transaction, &name)?.is_some() {
+                true => free_name(transaction)?,
+                false => name,
             };
             let network = request.network.unwrap_or(NetworkMode::User);
             let mut vm = Vm {

@@ -184,10 +184,11 @@ impl VmService {
 
     /// Resolves, reserves; the machine is `created` after it.
     pub fn create(&self, request: CreateVm, parent: Option<&Operation>) -> Task<Vm> {
-        let target = request.name.clone().unwrap_or_else(|| request.image.clone());
-        let shared = Arc::clone(&self.shared);
+        // A made-up name is there from the beginning, so that all that is told is told of one thing.
+        let name = request.name.clone().unwrap_or_else(create::made_up_name);
+        let (shared, target) = (Arc::clone(&self.shared), name.clone());
         self.shared.operations.spawn(OperationKind::VmCreate, target, parent, |operation| async move {
-            Box::pin(create::create(&shared, request, &operation)).await
+            Box::pin(create::create(&shared, request, name, &operation)).await
         })
     }
 
