@@ -58,21 +58,31 @@ pub(crate) fn each<E>(
     file: impl AsFd,
     mut tell: impl FnMut(&OsStr, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut list = vec![0; MAX_LIST];
     // A file system without them, or one that does not let them be read, has none to tell.
-    let Ok(length) = flistxattr(&file, list.as_mut_slice()) else { return Ok(()) };
-    let mut value = Vec::new();
-    for name in list[..length].split(|byte| *byte == 0).map(OsStr::from_bytes) {
-        if name.is_empty() || Kind::of(name).is_none() {
-            continue;
-        }
-        value.resize(MAX_VALUE, 0);
+    let Ok(list) = read(MAX_LIST, |buffer| flistxattr(&file, buffer)) else { return Ok(()) };
+    for name in list.split(|byte| *byte == 0).map(OsStr::from_bytes) {
         // It may be gone by now.
-        if let Ok(length) = fgetxattr(&file, name, value.as_mut_slice()) {
-            tell(name, &value[..length])?;
+        if Kind::of(name).is_some()
+            && let Ok(value) = read(MAX_VALUE, |buffer| fgetxattr(&file, name, buffer))
+        {
+            tell(name, &value)?;
         }
     }
     Ok(())
+}
+
+/// Reads by a call that wants as much room as it has to say. Most files have little or nothing.
+fn read(most: usize, mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; 512];
+    let length = match call(&mut buffer) {
+        Err(Errno::RANGE) => {
+            buffer.resize(most, 0);
+            call(&mut buffer)?
+        }
+        result => result?,
+    };
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 /// Sets one; what was there under its name is replaced.
