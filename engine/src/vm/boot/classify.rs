@@ -47,8 +47,8 @@ pub(in crate::vm) struct Evidence<'a> {
 /// A root disk that a machine has written to, or that began as another machine's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::vm) struct OwnRoot {
-    /// What it could be put back to.
-    pub(in crate::vm) newest_snapshot: Option<String>,
+    /// The newest of before it failed.
+    pub(in crate::vm) snapshot: Option<String>,
 }
 
 use BootFailureClass as Class;
@@ -303,7 +303,7 @@ fn hint(class: Class, evidence: &Evidence<'_>) -> String {
 fn mend(name: &str, image: &str, own: &OwnRoot) -> String {
     let reset =
         format!("`vmdeck vm reset {name}` gives it a fresh root of image `{image}` and keeps its work disk");
-    match &own.newest_snapshot {
+    match &own.snapshot {
         Some(snapshot) => {
             format!("`vmdeck vm snapshot restore {name} {snapshot}` puts its disks back; {reset}")
         }
@@ -335,9 +335,9 @@ mod tests {
 
     #[test]
     fn a_root_that_has_booted_is_the_machines_own() {
-        let check = |class, newest_snapshot: Option<&str>| {
+        let check = |class, snapshot: Option<&str>| {
             let said = GuestFailure { class, message: "it is gone".into() };
-            let own = OwnRoot { newest_snapshot: newest_snapshot.map(str::to_owned) };
+            let own = OwnRoot { snapshot: snapshot.map(str::to_owned) };
             let trouble = Trouble::Guest(said);
             let image = classify(&evidence(trouble.clone(), &[], &[]));
             assert!(image.hint.contains("image") && !image.hint.contains("reset"), "{}", image.hint);
@@ -347,7 +347,7 @@ mod tests {
             assert!(failure.message.starts_with("the machine's own root disk"), "{}", failure.message);
             assert!(failure.hint.contains("`vmdeck vm reset web`"), "{}", failure.hint);
             let restore = failure.hint.contains("`vmdeck vm snapshot restore web good`");
-            assert_eq!(restore, newest_snapshot.is_some(), "{}", failure.hint);
+            assert_eq!(restore, snapshot.is_some(), "{}", failure.hint);
         };
         check(Class::RootNotAFileSystem, Some("good"));
         check(Class::NoInit, None);

@@ -371,14 +371,19 @@ async fn own_root(shared: &Shared, vm: &Vm, had_root: bool, boot: i64) -> Result
     shared
         .store
         .read(move |connection| {
-            let mut earlier =
-                store::vms::boots(connection, &id)?.into_iter().filter(|earlier| earlier.id != boot);
+            // Newest first.
+            let boots = store::vms::boots(connection, &id)?;
+            let newest_good = boots.iter().find(|earlier| earlier.id < boot && earlier.succeeded());
             let on_layer = store::layers::bases(connection, &id)?.iter().any(|base| base.disk == Disk::Root);
-            if !(on_layer || had_root && earlier.any(|earlier| earlier.succeeded())) {
+            if !on_layer && (!had_root || newest_good.is_none()) {
                 return Ok(None);
             }
+            // What was kept after the first boot that failed may hold what that one failed of.
+            let failing = boots.iter().filter(|boot| newest_good.is_none_or(|good| boot.id > good.id));
+            let since = failing.map(|boot| boot.started_at).min().unwrap_or_else(clock::now);
             let snapshots = store::layers::snapshots(connection, &id)?;
-            Ok(Some(OwnRoot { newest_snapshot: snapshots.into_iter().next_back().map(|row| row.name) }))
+            let before = snapshots.into_iter().rev().find(|snapshot| snapshot.created_at < since);
+            Ok(Some(OwnRoot { snapshot: before.map(|snapshot| snapshot.name) }))
         })
         .await
 }
