@@ -423,7 +423,9 @@ impl Agent {
     fn serve(&mut self, index: usize, stream: u32, service: Service, user: Option<String>) {
         let request = serde_json::to_string(&service).unwrap_or_default();
         let command = vec![self.service_program.clone(), SERVICE_ARGUMENT.to_owned(), request];
-        let working_directory = Some("/".to_owned()).filter(|_| service != Service::Sftp);
+        // Paths that do not begin with `/` begin in the user's home.
+        let takes_paths = matches!(service, Service::Send { .. } | Service::Receive { .. } | Service::Sftp);
+        let working_directory = Some("/".to_owned()).filter(|_| !takes_paths);
         self.exec(index, stream, &Exec { command, working_directory, user, ..Exec::default() });
     }
 
