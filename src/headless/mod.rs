@@ -31,6 +31,8 @@ use output::{Output, human};
 pub(crate) struct Context {
     pub(crate) engine: Engine,
     pub(crate) output: Output,
+    /// What was told of operations so far.
+    pub(crate) told: progress::Told,
 }
 
 /// How a command ended when it did not fail: its exit status.
@@ -79,7 +81,7 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
         .build()
         .map_err(|error| Error::io("cannot start the runtime", error))?;
     let outcome = runtime.block_on(async {
-        let context = Context { engine: Engine::open(path).await?, output };
+        let context = Context { engine: Engine::open(path).await?, output, told: progress::Told::default() };
         let outcome = match command {
             Command::Image(command) => image::run(&context, command).await,
             Command::Kernel(command) => kernel::run(&context, command).await,
@@ -132,7 +134,8 @@ impl Context {
     /// Shows an operation's progress while it runs, and cancels it on SIGINT, SIGTERM and SIGHUP.
     pub(crate) async fn follow<T: Send + 'static>(&self, mut task: Task<T>) -> Result<T> {
         let operation = task.operation().clone();
-        let display = progress::Display::start(&self.engine, self.output, operation.id().clone());
+        let display =
+            progress::Display::start(&self.engine, self.output, self.told.clone(), operation.id().clone());
         let mut interrupt = interrupt::Interrupt::new()?;
         let result = loop {
             tokio::select! {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -30,6 +31,34 @@ const RECORDS: usize = 50;
 /// Characters between the brackets of a bar.
 const BAR_WIDTH: u64 = 24;
 
+/// How many phases of each operation were told, by whichever display of this process: a command for several
+/// machines has one after the other, and each sees all operations.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    // Guards the table; held to look up and to count.
+    phases: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Told {
+    fn knows(&self, operation: &OperationId) -> bool {
+        self.lock().contains_key(operation.as_str())
+    }
+
+    /// How many were told before, of now so many.
+    fn advance(&self, operation: &OperationId, phases: usize) -> usize {
+        let mut told = self.lock();
+        let count = told.entry(operation.as_str().to_owned()).or_default();
+        let before = *count;
+        // A picture may be older than what the store has told meanwhile.
+        *count = before.max(phases);
+        before
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.phases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Shows progress until it is finished.
 pub(crate) struct Display {
     engine: Engine,
@@ -40,10 +69,10 @@ pub(crate) struct Display {
 }
 
 impl Display {
-    pub(crate) fn start(engine: &Engine, output: Output, operation: OperationId) -> Self {
+    pub(crate) fn start(engine: &Engine, output: Output, told: Told, operation: OperationId) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let mut snapshots = engine.subscribe();
-        let mut screen = Screen::new(output);
+        let mut screen = Screen::new(output, told);
         let task = tokio::spawn(async move {
             let mut tick = tokio::time::interval(PERIOD);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -82,8 +111,7 @@ struct Screen {
     redraws: bool,
     /// Lines drawn that the next drawing replaces.
     drawn: usize,
-    /// Per operation, how many phases were told.
-    told: HashMap<String, usize>,
+    told: Told,
     rates: HashMap<(String, usize), Rate>,
     last_event: Option<Instant>,
 }
@@ -97,14 +125,14 @@ struct Rate {
 }
 
 impl Screen {
-    fn new(output: Output) -> Self {
+    fn new(output: Output, told: Told) -> Self {
         let redraws = output.format() != OutputFormat::Ndjson && !output.quiet() && stderr_is_terminal();
-        Self { output, redraws, drawn: 0, told: HashMap::new(), rates: HashMap::new(), last_event: None }
+        Self { output, redraws, drawn: 0, told, rates: HashMap::new(), last_event: None }
     }
 
     fn show(&mut self, operations: &[OperationView], last: bool) {
         for view in operations.iter().rev() {
-            if view.local || self.told.contains_key(view.record.id.as_str()) {
+            if view.local || self.told.knows(&view.record.id) {
                 self.tell_phases(&view.record);
             }
         }
@@ -117,8 +145,8 @@ impl Screen {
     }
 
     fn tell_phases(&mut self, record: &OperationRecord) {
-        let told = self.told.entry(record.id.as_str().to_owned()).or_default();
-        for phase in record.phases.iter().skip(*told) {
+        let told = self.told.advance(&record.id, record.phases.len());
+        for phase in record.phases.iter().skip(told) {
             self.output.event(&serde_json::json!({
                 "event": "phase",
                 "operation": record.id,
@@ -131,7 +159,6 @@ impl Screen {
                 self.output.message(&format!("{} {}: {}", record.kind.as_str(), record.target, phase.name));
             }
         }
-        *told = record.phases.len();
     }
 
     fn tell_counters(&mut self, operations: &[OperationView]) {
