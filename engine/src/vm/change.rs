@@ -182,6 +182,12 @@ fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
         return Err(Error::usage(format!("machine `{}` has no network to forward ports from", vm.name))
             .with_hint("create a machine with --network user"));
     }
+    for variable in &request.environment {
+        if variable.is_empty() || variable.starts_with('=') {
+            return Err(Error::usage(format!("`{}` is no environment variable", variable.escape_default()))
+                .with_hint("write NAME=value to set one, NAME to take it away"));
+        }
+    }
     for (key, value) in &request.labels {
         super::check_label(key, value.as_deref().unwrap_or_default())?;
     }
@@ -201,9 +207,12 @@ fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &
     }
     for variable in &request.environment {
         let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
+        let count = settings.environment.len();
         settings.environment.retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
         if variable.contains('=') {
             settings.environment.push(variable.clone());
+        } else if settings.environment.len() == count {
+            return Err(no_variable(&vm.name, name, &settings.environment));
         }
     }
     for forward in &request.remove_ports {
@@ -251,6 +260,18 @@ fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &
         }
     }
     store::vms::set_labels(transaction, id, &labels)
+}
+
+fn no_variable(machine: &str, name: &str, there: &[String]) -> Error {
+    let there = there.iter().filter_map(|variable| variable.split_once('='));
+    let there: Vec<String> = there.map(|(name, _)| format!("`{name}`")).collect();
+    let name = name.escape_default();
+    let error = Error::not_found(format!("machine `{machine}` sets no variable `{name}` of its own"));
+    if there.is_empty() {
+        error.with_hint("it sets none beside its image's; `--env NAME=value` sets one")
+    } else {
+        error.with_hint(format!("it sets {}", there.join(", ")))
+    }
 }
 
 fn no_label<'a>(machine: &str, label: &str, there: impl Iterator<Item = &'a String>) -> Error {

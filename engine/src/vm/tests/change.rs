@@ -99,6 +99,10 @@ async fn a_change_that_cannot_be_made_changes_nothing() {
     check(ChangeVm { name: Some("other".into()), ..ChangeVm::default() }, ErrorKind::Conflict).await;
     check(ChangeVm { cpus: Some(100_000), ..ChangeVm::default() }, ErrorKind::Usage).await;
     check(ChangeVm { disk_gib: Some(1), ..ChangeVm::default() }, ErrorKind::Usage).await;
+    for (variable, kind) in [("=x", ErrorKind::Usage), ("", ErrorKind::Usage), ("NONE", ErrorKind::NotFound)]
+    {
+        check(ChangeVm { environment: vec![variable.into()], ..ChangeVm::default() }, kind).await;
+    }
     let labels = BTreeMap::from([("none".into(), None), ("tier".into(), Some("web".into()))]);
     check(ChangeVm { labels, ..ChangeVm::default() }, ErrorKind::NotFound).await;
     check(ChangeVm { kernel: Some("none".into()), ..ChangeVm::default() }, ErrorKind::NotFound).await;
