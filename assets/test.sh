@@ -12,7 +12,7 @@ install_missing "the tests boot machines, run a registry, and compare with other
     qemu-system-x86_64:qemu-system-x86 docker-registry:docker-registry skopeo:skopeo umoci:umoci \
     mmdebstrap:mmdebstrap busybox:busybox-static e2fsck:e2fsprogs qemu-img:qemu-utils xz:xz-utils zstd:zstd \
     ssh:openssh-client setfattr:attr setcap:libcap2-bin setfacl:acl depmod:kmod cpio:cpio tmux:tmux ps:procps \
-    openssl:openssl htpasswd:apache2-utils dpkg-deb:dpkg
+    openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux htpasswd:apache2-utils dpkg-deb:dpkg
 
 echo "== format"
 cargo fmt --all --check

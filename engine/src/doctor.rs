@@ -75,6 +75,7 @@ pub async fn examine(engine: &crate::Engine) -> Result<Report> {
     let here = tokio::task::spawn_blocking(move || {
         let mut checks = place::checks(&root);
         checks.extend(tools::checks());
+        checks.push(network::bridged());
         checks
     });
     let mut checks = hypervisor::checks(engine).await;
@@ -108,6 +109,7 @@ mod tests {
             "kernel source",
             "ssh",
             "guest network",
+            "bridged network",
         ] {
             assert!(names.contains(&name), "{name} is not looked at");
         }

@@ -1,5 +1,5 @@
-//! Waiting, in a task, until a file descriptor can be read. Unsafe code of the engine is here
-//! and in [`crate::process::detached`].
+//! Waiting, in a task, until a file descriptor can be read. Unsafe code of the engine is here,
+//! in [`crate::process::detached`] and where taps are made.
 #![allow(unsafe_code)]
 
 use std::io;

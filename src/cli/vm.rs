@@ -457,6 +457,9 @@ pub(crate) enum Network {
     Isolated,
     /// As `user`, and machines of this mode reach each other, by address and as NAME or NAME.vmdeck
     Lan,
+    /// For root or CAP_NET_ADMIN: on a bridge of this host, which reaches the machine at its address, on
+    /// every port; outbound by the host's address
+    Bridge,
     None,
 }
 
@@ -466,6 +469,7 @@ impl From<Network> for NetworkMode {
             Network::User => Self::User,
             Network::Isolated => Self::Isolated,
             Network::Lan => Self::Lan,
+            Network::Bridge => Self::Bridge,
             Network::None => Self::None,
         }
     }

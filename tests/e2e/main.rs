@@ -11,6 +11,7 @@ mod support;
 mod bad_input;
 mod boot;
 mod boot_failures;
+mod bridge;
 mod command_line;
 mod guest_verbs;
 mod lan;

@@ -1,6 +1,7 @@
-//! What guests can reach.
+//! What guests can reach, and which networks this host can give them.
 
 use super::Check;
+use crate::network::bridge::{self, rights};
 
 /// The same on every host: a limit of QEMU's user-mode network, and what there is against it.
 ///
@@ -13,4 +14,18 @@ pub(super) fn check() -> Check {
         "machines with `--network user` or `lan` reach services on this host's loopback interface, by their gateway's address",
         "give machines that you do not trust `--network isolated` (forwarded ports lead in, nothing leads out) or `none`",
     )
+}
+
+/// The network that needs a right. To be without it is the usual case, and nothing is wrong then.
+pub(super) fn bridged() -> Check {
+    let name = "bridged network";
+    match bridge::obstacle() {
+        None => {
+            Check::ok(name, "`--network bridge` can be used: the right, `nft` and /dev/net/tun are there")
+        }
+        Some(_) if !rights::may_administer_networks() => {
+            Check::ok(name, "`--network bridge` is for root or CAP_NET_ADMIN; all others need neither")
+        }
+        Some(error) => Check { status: super::CheckStatus::Warning, ..Check::from_error(name, &error) },
+    }
 }

@@ -1,6 +1,7 @@
 //! Which address a guest gets.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -29,6 +30,10 @@ impl Subnet {
         self.first & shorter == other.first & shorter
     }
 
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
     fn last(self) -> u32 {
         self.first | !mask(self.prefix)
     }
@@ -45,6 +50,13 @@ impl FromStr for Subnet {
     }
 }
 
+impl fmt::Display for Subnet {
+    /// `10.80.0.0/24`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.first), self.prefix)
+    }
+}
+
 fn mask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
@@ -53,25 +65,34 @@ fn mask(prefix: u8) -> u32 {
 #[derive(Clone, Debug)]
 pub struct AddressPool {
     ranges: Vec<Subnet>,
+    /// Which /24 of the pool is looked at first for a network that this host sees, of which those of
+    /// several data directories should not meet.
+    begin: u32,
 }
 
 impl Default for AddressPool {
     /// Private ranges (RFC 1918) that home routers, container engines and cloud networks use least.
     fn default() -> Self {
         let range = |a, b, c, prefix| Subnet { first: u32::from(Ipv4Addr::new(a, b, c, 0)), prefix };
-        Self { ranges: vec![range(10, 80, 0, 12), range(172, 24, 0, 13), range(192, 168, 128, 17)] }
+        Self::new(vec![range(10, 80, 0, 12), range(172, 24, 0, 13), range(192, 168, 128, 17)])
     }
 }
 
 impl AddressPool {
     pub fn new(ranges: Vec<Subnet>) -> Self {
-        Self { ranges }
+        Self { ranges, begin: 0 }
+    }
+
+    /// The same pool, in which networks that this host sees are looked for from this one on.
+    #[must_use]
+    pub fn beginning_at(self, begin: u32) -> Self {
+        Self { begin, ..self }
     }
 
     /// The first guest address whose /24 is neither leased nor, if that can be had, on a route of
     /// this host: a guest could not reach a host behind an address of its own network.
     pub fn allocate(&self, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<Ipv4Addr> {
-        self.network(leased, routes).map(|network| Ipv4Addr::from(network | GUEST_HOST_NUMBER))
+        self.network(0, leased, routes).map(|network| Ipv4Addr::from(network | GUEST_HOST_NUMBER))
     }
 
     /// The lowest free address of the network that machines share, which those in `shared` tell; a
@@ -82,22 +103,39 @@ impl AddressPool {
         leased: &BTreeSet<Ipv4Addr>,
         routes: &[Subnet],
     ) -> Option<Ipv4Addr> {
+        Self::neighbour(shared, || self.network(0, leased, routes))
+    }
+
+    /// The same for a network that this host sees, too.
+    pub fn allocate_bridged(
+        &self,
+        bridged: &BTreeSet<Ipv4Addr>,
+        leased: &BTreeSet<Ipv4Addr>,
+        routes: &[Subnet],
+    ) -> Option<Ipv4Addr> {
+        Self::neighbour(bridged, || self.network(self.begin, leased, routes))
+    }
+
+    fn neighbour(shared: &BTreeSet<Ipv4Addr>, fresh: impl FnOnce() -> Option<u32>) -> Option<Ipv4Addr> {
         let network = match shared.first() {
             Some(address) => u32::from(*address) & mask(24),
-            None => self.network(leased, routes)?,
+            None => fresh()?,
         };
         SHARED_HOST_NUMBERS.map(|host| Ipv4Addr::from(network | host)).find(|free| !shared.contains(free))
     }
 
-    /// A network for one machine alone.
-    fn network(&self, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<u32> {
+    /// A network that nobody has yet, looked for from this one on and around.
+    fn network(&self, begin: u32, leased: &BTreeSet<Ipv4Addr>, routes: &[Subnet]) -> Option<u32> {
         let taken: BTreeSet<u32> = leased.iter().map(|address| u32::from(*address) & mask(24)).collect();
         let free = |network: &u32| !taken.contains(network);
         let off_route = |network: &u32| {
             let subnet = Subnet { first: *network, prefix: 24 };
             !routes.iter().any(|route| route.overlaps(subnet))
         };
-        self.networks().filter(free).find(off_route).or_else(|| self.networks().find(free))
+        let count = self.networks().count().max(1);
+        let begin = usize::try_from(begin).unwrap_or_default() % count;
+        let networks = || self.networks().skip(begin).chain(self.networks().take(begin));
+        networks().filter(free).find(off_route).or_else(|| networks().find(free))
     }
 
     /// The network addresses of every /24 in the pool.
@@ -109,21 +147,29 @@ impl AddressPool {
 /// The networks this host has routes to, the default route aside. Nothing where the kernel does not
 /// tell: then no network is known to be avoided.
 pub fn host_routes() -> Vec<Subnet> {
+    routes().into_iter().map(|(_, subnet)| subnet).collect()
+}
+
+/// The same but for those by one interface, each with its interface.
+pub(crate) fn routes_beside(interface: &str) -> Vec<(String, Subnet)> {
+    routes().into_iter().filter(|(name, _)| name != interface).collect()
+}
+
+fn routes() -> Vec<(String, Subnet)> {
     std::fs::read_to_string("/proc/net/route").map(|text| parse_routes(&text)).unwrap_or_default()
 }
 
 /// Reads `/proc/net/route` (proc_pid_net(5)): addresses are words in network order, printed as
 /// numbers of this host.
-fn parse_routes(text: &str) -> Vec<Subnet> {
+fn parse_routes(text: &str) -> Vec<(String, Subnet)> {
     let address = |field: &str| u32::from_str_radix(field, 16).ok().map(u32::from_be);
     text.lines()
         .skip(1)
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let (destination, mask) = (address(fields.get(1)?)?, address(fields.get(7)?)?);
-            (mask != 0)
-                .then(|| Subnet::new(Ipv4Addr::from(destination), u8::try_from(mask.leading_ones()).ok()?))
-                .flatten()
+            let prefix = u8::try_from(mask.leading_ones()).ok().filter(|prefix| *prefix > 0)?;
+            Some(((*fields.first()?).to_owned(), Subnet::new(Ipv4Addr::from(destination), prefix)?))
         })
         .collect()
 }
@@ -158,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_the_host_sees_begin_where_they_are_told_to() {
+        let pool = AddressPool::new(vec!["10.80.0.0/22".parse().unwrap(), "10.90.0.0/24".parse().unwrap()]);
+        let next = |begin, bridged: &[&str], taken: &[&str]| {
+            let pool = pool.clone().beginning_at(begin);
+            pool.allocate_bridged(&leased(bridged), &leased(taken), &[]).map(|address| address.to_string())
+        };
+        assert_eq!(next(2, &[], &[]).unwrap(), "10.80.2.2");
+        assert_eq!(next(2, &["10.80.1.2"], &[]).unwrap(), "10.80.1.3", "where the others are");
+        assert_eq!(next(4 + 5, &[], &[]).unwrap(), "10.90.0.2", "around");
+        assert_eq!(next(4, &[], &["10.90.0.15"]).unwrap(), "10.80.0.2", "from the end to the beginning");
+    }
+
+    #[test]
     fn routes_of_the_host_are_avoided_while_there_is_anything_else() {
         let pool = AddressPool::new(vec!["10.80.0.0/23".parse().unwrap(), "10.90.0.0/24".parse().unwrap()]);
         let next = |taken: &[&str], route: &str| {
@@ -175,7 +234,9 @@ mod tests {
             eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
             eth0\t0000500A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\nbroken line\n";
         if cfg!(target_endian = "little") {
-            assert_eq!(parse_routes(text), ["10.80.0.0/16".parse().unwrap()]);
+            let subnet: Subnet = "10.80.0.0/16".parse().unwrap();
+            assert_eq!(parse_routes(text), [("eth0".to_owned(), subnet)]);
+            assert_eq!(subnet.to_string(), "10.80.0.0/16");
         }
         assert!("10.80.0.0".parse::<Subnet>().is_err());
         assert!("10.80.0.0/33".parse::<Subnet>().is_err());

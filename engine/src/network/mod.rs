@@ -5,6 +5,7 @@
 //! that row. A machine keeps its address and its ports while it is stopped.
 
 pub mod address;
+pub mod bridge;
 pub mod lan;
 pub mod port;
 

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{PidFd, ProcessIdentity};
 use crate::error::{Error, Result};
+use crate::network::bridge::rights;
 
 /// A started process. Dropping this leaves it running; it is reaped when it ends while this process
 /// lives, and by the host's init otherwise.
@@ -145,6 +146,18 @@ fn prepare(command: &mut Command, kept: Vec<OwnedFd>, ours: RawFd, mut theirs: U
     // system calls and nothing else: it takes no lock and does not allocate (the errors it returns
     // are of kinds and codes, which std passes on as a number).
     unsafe { command.pre_exec(in_child) };
+}
+
+/// Has the program of a command run with the right to administer the network, if this process has it.
+pub(crate) fn pass_on_network_rights(command: &mut Command) {
+    // SAFETY: as in `prepare`.
+    unsafe { command.pre_exec(rights::pass_on) };
+}
+
+/// Has the program of a command run without the right to administer the network, also as root.
+pub(crate) fn give_up_network_rights(command: &mut Command) {
+    // SAFETY: as in `prepare`.
+    unsafe { command.pre_exec(rights::give_up) };
 }
 
 /// Ties a command to this process: it is killed when the thread that starts it ends. It gets `kept`

@@ -12,6 +12,8 @@ pub enum LeaseKind {
     Address,
     /// The same, in the network that machines share.
     SharedAddress,
+    /// The same, on the bridge.
+    BridgedAddress,
     /// A port of the host: `tcp/127.0.0.1/2222`.
     Port,
 }
@@ -21,6 +23,7 @@ impl LeaseKind {
         match self {
             Self::Address => "address",
             Self::SharedAddress => "shared-address",
+            Self::BridgedAddress => "bridged-address",
             Self::Port => "port",
         }
     }

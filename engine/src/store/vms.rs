@@ -14,7 +14,7 @@ const BOOTS_KEPT: i64 = 20;
 
 const SELECT: &str =
     "SELECT v.id, v.name, v.state, v.image_id, i.name, v.kernel_name, v.created_at, v.settings, v.run,
-        (SELECT value FROM leases WHERE vm_id = v.id AND kind IN ('address', 'shared-address')),
+        (SELECT value FROM leases WHERE vm_id = v.id AND kind IN ('address', 'shared-address', 'bridged-address')),
         (SELECT id FROM boots WHERE vm_id = v.id ORDER BY id DESC LIMIT 1),
         (SELECT detail FROM boots WHERE vm_id = v.id ORDER BY id DESC LIMIT 1),
         v.ended, v.creation, v.labels

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::create::{self, HostCapacity};
 use super::lock::VmGuard;
-use super::record::{NetworkMode, PortForward, Vm, VmRun, VmState};
+use super::record::{PortForward, Vm, VmRun, VmState};
 use super::{Shared, disk, layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::settings::{ROOT_SERIAL, WORK_SERIAL};
@@ -178,10 +178,6 @@ fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
             .with_hint("disks only grow; make a new machine for a smaller one"));
         }
     }
-    if settings.network == NetworkMode::None && !request.add_ports.is_empty() {
-        return Err(Error::usage(format!("machine `{}` has no network to forward ports from", vm.name))
-            .with_hint("create a machine with --network user"));
-    }
     for variable in &request.environment {
         if variable.is_empty() || variable.starts_with('=') {
             return Err(Error::usage(format!("`{}` is no environment variable", variable.escape_default()))
@@ -191,7 +187,7 @@ fn check(vm: &Vm, request: &ChangeVm) -> Result<()> {
     for (key, value) in &request.labels {
         super::check_label(key, value.as_deref().unwrap_or_default())?;
     }
-    port::check(&request.add_ports)
+    create::check_forwards(settings.network, vm.address, &request.add_ports)
 }
 
 fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &ChangeVm) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::image::record::{Image, ImageFiles};
 use crate::kernel::OwnKernel;
 use crate::kernel::record::Kernel;
 use crate::network::address::{self, Subnet};
-use crate::network::port;
+use crate::network::{bridge, port};
 use crate::operation::Operation;
 use crate::store::leases::LeaseKind;
 use crate::store::{self, Transaction};
@@ -81,16 +81,12 @@ impl Checked {
         check_capacity(cpus, memory_mib, host)?;
         request.disk_gib.map_or(Ok(()), check_disk)?;
         let network = request.network.unwrap_or(NetworkMode::User);
-        if network == NetworkMode::Bridge {
-            return Err(Error::host_cannot("the bridged network is not part of this version").with_hint(
-                "use --network user, or lan for machines that reach each other: they need no root",
-            ));
+        check_forwards(network, None, &request.ports)?;
+        if network == NetworkMode::Bridge
+            && let Some(error) = bridge::obstacle()
+        {
+            return Err(error);
         }
-        if network == NetworkMode::None && !request.ports.is_empty() {
-            return Err(Error::usage("a machine without a network has no ports to forward")
-                .with_hint("leave out --port, or use --network user"));
-        }
-        port::check(&request.ports)?;
         for variable in &request.environment {
             if variable.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
                 return Err(Error::usage(format!(
@@ -104,6 +100,30 @@ impl Checked {
             super::check_label(key, value)?;
         }
         Ok(Self { cpus, memory_mib, request })
+    }
+}
+
+/// Checks forwards that a user gives, also to `vm set`: not every network has any.
+pub(super) fn check_forwards(
+    network: NetworkMode,
+    address: Option<Ipv4Addr>,
+    forwards: &[PortForward],
+) -> Result<()> {
+    match network {
+        _ if forwards.is_empty() => Ok(()),
+        NetworkMode::None => Err(Error::usage("a machine without a network has no ports to forward")
+            .with_hint("leave out the port, or create a machine with --network user")),
+        NetworkMode::Bridge => {
+            let at = match address {
+                Some(address) => format!("this one at {address}"),
+                None => "`vmdeck vm show NAME` tells which, once it is created".to_owned(),
+            };
+            Err(Error::usage(
+                "a bridged machine has no ports to forward: every port is reached at its address",
+            )
+            .with_hint(format!("leave out the port; {at}")))
+        }
+        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Lan => port::check(forwards),
     }
 }
 
@@ -380,14 +400,14 @@ pub(super) fn lease_address(
         let leases = store::leases::list(transaction, kind)?;
         Ok(leases.into_iter().filter_map(|(value, _)| value.parse().ok()).collect())
     };
-    let (mut leased, shared) = (list(LeaseKind::Address)?, list(LeaseKind::SharedAddress)?);
+    let own = list(LeaseKind::Address)?;
+    let (shared, bridged) = (list(LeaseKind::SharedAddress)?, list(LeaseKind::BridgedAddress)?);
+    let all = own.iter().chain(&shared).chain(&bridged).copied().collect();
     let (kind, address) = match vm.settings.network {
         NetworkMode::None => return Ok(None),
-        NetworkMode::Lan => (LeaseKind::SharedAddress, pool.allocate_shared(&shared, &leased, routes)),
-        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => {
-            leased.extend(&shared);
-            (LeaseKind::Address, pool.allocate(&leased, routes))
-        }
+        NetworkMode::User | NetworkMode::Isolated => (LeaseKind::Address, pool.allocate(&all, routes)),
+        NetworkMode::Lan => (LeaseKind::SharedAddress, pool.allocate_shared(&shared, &all, routes)),
+        NetworkMode::Bridge => (LeaseKind::BridgedAddress, pool.allocate_bridged(&bridged, &all, routes)),
     };
     let address = address.ok_or_else(|| {
         Error::host_cannot("every guest address is taken").with_hint("delete some machines: `vmdeck vm list`")

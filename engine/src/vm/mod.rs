@@ -72,6 +72,7 @@ use crate::image::ImageService;
 use crate::image::record::Image;
 use crate::kernel::KernelService;
 use crate::network::address::AddressPool;
+use crate::network::bridge::{self, Bridge};
 use crate::network::lan;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Operations, Task};
@@ -97,6 +98,8 @@ struct Shared {
     addresses: AddressPool,
     /// The network between machines.
     lan: lan::Keeper,
+    /// The network that this host sees, too.
+    bridge: Bridge,
     locks: VmLocks,
     channels: Channels,
     /// Ends the supervisor with the service.
@@ -152,6 +155,8 @@ impl VmService {
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
             lan: lan::Keeper::new(data.clone()),
+            bridge: Bridge::new(data.clone()),
+            addresses: AddressPool::default().beginning_at(bridge::seed(data.root())),
             locks: VmLocks::new(data.clone()),
             data,
             store,
@@ -159,7 +164,6 @@ impl VmService {
             images,
             kernels,
             vmm,
-            addresses: AddressPool::default(),
             channels: Channels::default(),
             _closing: closing.clone().drop_guard(),
         });
@@ -198,9 +202,12 @@ impl VmService {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
         self.shared.operations.spawn(OperationKind::VmStart, name.clone(), parent, |operation| async move {
             let id = shared.find(&name).await?.id;
-            let vm = Box::pin(start::start(&shared, &id, &operation)).await?;
+            let started = Box::pin(start::start(&shared, &id, &operation)).await;
+            if started.is_err() {
+                shared.tidy_networks().await;
+            }
             supervise::purge_channels_later(&shared);
-            Ok(vm)
+            started
         })
     }
 
@@ -217,7 +224,9 @@ impl VmService {
                 if done {
                     return Ok(StopOutcome::AlreadyStopped);
                 }
-                stop::stop(&shared, &guard, &vm, force, &operation).await
+                let stopped = stop::stop(&shared, &guard, &vm, force, &operation).await;
+                shared.tidy_networks().await;
+                stopped
             },
         )
     }
@@ -248,7 +257,9 @@ impl VmService {
             move |operation| async move {
                 let request = Request::Delete { force };
                 let Admitted { guard, vm, .. } = admitted(&shared, &name, request, &operation).await?;
-                delete::delete(&shared, guard, &vm, &operation).await
+                let deleted = delete::delete(&shared, guard, &vm, &operation).await;
+                shared.tidy_networks().await;
+                deleted
             },
         )
     }
@@ -520,6 +531,14 @@ impl Shared {
                     .ok_or_else(|| Error::not_found(format!("machine {id} is not there any more")))
             })
             .await
+    }
+
+    /// Removes the bridge and what belongs to it as far as no machine needs it any more. What it cannot
+    /// remove is tried again by whoever looks at the machines next.
+    async fn tidy_networks(&self) {
+        if let Err(error) = self.bridge.tidy(&self.store).await {
+            tracing::warn!(error = error.full_message(), "what belongs to the bridge stays for now");
+        }
     }
 
     /// A state that has a process.

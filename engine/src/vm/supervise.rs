@@ -45,6 +45,7 @@ pub(super) async fn establish(shared: &Shared) -> Result<()> {
         }
     }
     keep_connected(shared, &vms).await;
+    shared.tidy_networks().await;
     Ok(())
 }
 
@@ -195,7 +196,7 @@ impl Supervisor {
             look_after(&shared, &vm).await
         };
         match looked.await {
-            Ok(true) => {}
+            Ok(true) => shared.tidy_networks().await,
             // Whoever holds it records the end, or leaves it to be found.
             Ok(false) => self.ends.push(Box::pin(async move {
                 tokio::time::sleep(HELD).await;
@@ -218,6 +219,7 @@ impl Supervisor {
             }
         }
         keep_connected(&shared, &vms).await;
+        shared.tidy_networks().await;
     }
 
     /// Takes over boots and stops that nobody works on.

@@ -8,7 +8,9 @@ pub mod qcow2;
 pub mod qemu;
 
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -84,9 +86,10 @@ pub enum NetworkAttachment {
         mac: String,
         forwards: Vec<PortForward>,
     },
-    /// An existing tap device.
+    /// A tap that is there for as long as a descriptor of it is open: whoever launches closes this one
+    /// once the hypervisor has its own.
     Tap {
-        device: String,
+        device: Arc<OwnedFd>,
         mac: String,
     },
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use vmdeck_engine::Error;
+use vmdeck_engine::network::bridge;
 use vmdeck_engine::vm::record::PortForward;
 use vmdeck_engine::vm::{ChangeVm, Changed, Setting, Step, TakesEffect};
 
@@ -133,7 +134,12 @@ pub(super) async fn ports(
         let change = ChangeVm { add_ports: add, remove_ports: remove, ..ChangeVm::default() };
         context.follow(vms.change(name, change, None)).await?.vm
     };
-    if !context.output.json(&vm.settings.ports)? {
+    if context.output.json(&vm.settings.ports)? {
+        return Ok(0);
+    }
+    if let Some(address) = bridge::reachable(&vm) {
+        context.output.text(&format!("{} is reached at {address}, on every port\n", vm.name))?;
+    } else {
         let mut table = Table::new(["HOST", "GUEST", "PROTOCOL"]);
         for port in &vm.settings.ports {
             table.row([

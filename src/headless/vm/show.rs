@@ -1,5 +1,6 @@
 //! Machines for people to read.
 
+use vmdeck_engine::network::bridge;
 use vmdeck_engine::vm::record::{Boot, BootPhaseStatus, Vm, VmState};
 
 use crate::headless::output::{Fields, Table, bytes, duration, human, time};
@@ -38,6 +39,7 @@ pub(super) fn fields(vm: &Vm) -> String {
         .add("network", network(vm))
         .add_some("address", vm.address.map(|address| address.to_string()))
         .add_some("name there", vmdeck_engine::network::lan::name(vm))
+        .add_some("ports", bridge::reachable(vm).map(|_| "all, at its address".to_owned()))
         .add("created", time(vm.created_at));
     let next = vm.pending.as_ref();
     let next_command = next.and_then(|next| next.command.as_ref());

@@ -12,7 +12,7 @@ use super::small_disk::SmallDisk;
 use super::{fixtures, is_root};
 
 /// The user that runs the program where the tests run as root (`nobody`).
-pub(super) const ORDINARY: u32 = 65534;
+pub(crate) const ORDINARY: u32 = 65534;
 
 /// Longest that any one command may take here: a boot of systemd under TCG beside another one.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -173,10 +173,18 @@ impl Deck {
     /// Runs a command where a small disk is mounted.
     #[track_caller]
     pub(crate) fn run_on<'a>(&self, disk: &SmallDisk, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
-        let words = disk.enter();
+        finish(self.command_behind(&disk.enter(), arguments).spawn().unwrap())
+    }
+
+    /// The program with these arguments, run by another one that sees to who runs it and where.
+    pub(crate) fn command_behind<'a>(
+        &self,
+        words: &[String],
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Command {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(program()).args(arguments);
-        finish(self.prepared(command).spawn().unwrap())
+        self.prepared(command)
     }
 
     /// Names of what lies in a folder of the data directory.

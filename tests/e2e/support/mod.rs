@@ -4,6 +4,7 @@ pub(crate) mod deck;
 pub(crate) mod fixtures;
 pub(crate) mod hostile;
 pub(crate) mod layout;
+pub(crate) mod namespace;
 pub(crate) mod proxy;
 pub(crate) mod registry;
 pub(crate) mod small_disk;

@@ -151,8 +151,13 @@ impl NewVmForm {
                 self.kernel = to.checked_sub(1);
             }
             Field::Network => {
-                const MODES: [NetworkMode; 4] =
-                    [NetworkMode::User, NetworkMode::Isolated, NetworkMode::None, NetworkMode::Lan];
+                const MODES: [NetworkMode; 5] = [
+                    NetworkMode::User,
+                    NetworkMode::Isolated,
+                    NetworkMode::None,
+                    NetworkMode::Bridge,
+                    NetworkMode::Lan,
+                ];
                 let at = MODES.iter().position(|mode| *mode == self.network).unwrap_or(0);
                 self.network = MODES[(at + MODES.len()).saturating_add_signed(by) % MODES.len()];
             }

@@ -178,7 +178,7 @@ fn choice(
                     "as user, and `lan` machines reach each other by name"
                 }
                 vmdeck_engine::vm::record::NetworkMode::Bridge => {
-                    "an address of its own on a bridge; needs root"
+                    "this host reaches it at its address; needs CAP_NET_ADMIN"
                 }
                 vmdeck_engine::vm::record::NetworkMode::None => "no network",
             };

@@ -41,7 +41,7 @@ use crate::guest::GuestChannel;
 use crate::identifier::OperationId;
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
-use crate::network::port;
+use crate::network::{bridge, port};
 use crate::operation::Operation;
 use crate::store;
 use crate::vmm::qemu::failure::AcceleratorFailed;
@@ -177,12 +177,25 @@ async fn walk(
         port::probe(forward.protocol, forward.host_address, forward.host_port)
             .map_err(|error| Setback::Host(port::unavailable(forward, error)))?;
     }
+    let tap = match vm.settings.network {
+        NetworkMode::Bridge => {
+            if bridge::resolvers().is_empty() {
+                operation
+                    .log("it gets no name server: this host knows none but on its loopback interface")
+                    .await;
+            }
+            Some(shared.bridge.attach(&shared.store, vm, cancel).await?)
+        }
+        _ => None,
+    };
     alive()?;
     enter(recorder, operation, BootPhaseName::Vmm).await?;
     let verdict = shared.vmm.accelerator(cancel).await.map_err(from_proof)?;
     recorder.set_accelerator(verdict.accelerator);
-    let spec = prepared.spec(guard.directory(), vm, &kernel, verdict.accelerator);
+    let spec = prepared.spec(guard.directory(), vm, &kernel, verdict.accelerator, tap);
     let launched = launch(shared, vm, &spec, console.start(), cancel).await?;
+    // The tap is the hypervisor's alone from here on.
+    drop(spec);
     let outcome = async {
         if vm.settings.network == NetworkMode::Lan {
             // Now that the process is on record, so that the switch knows that it is needed.

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::data_directory::DataDirectory;
@@ -14,7 +17,7 @@ use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::keys;
 use crate::network::address::{self, AddressPool};
-use crate::network::{self, host_name, lan};
+use crate::network::{self, bridge, host_name, lan};
 use crate::vm::disk;
 use crate::vm::layer::Base;
 use crate::vm::record::{NetworkMode, Vm};
@@ -25,8 +28,17 @@ use crate::vmm::{Accelerator, Disk, LanAttachment, MachineSpec, NetworkAttachmen
 pub(in crate::vm) struct Prepared {
     disks: Vec<Disk>,
     initrd: PathBuf,
-    /// The hypervisor's own, when the machine has one.
-    network: Option<UserNetwork>,
+    network: Connection,
+}
+
+/// The machine's first network card, where it has one.
+#[derive(Debug)]
+enum Connection {
+    None,
+    /// The hypervisor's own network.
+    User(UserNetwork),
+    /// The bridge, with this address.
+    Bridge(Ipv4Addr),
 }
 
 /// Makes the disks that are missing and writes this boot's initrd. Blocking, brief.
@@ -42,8 +54,8 @@ pub(in crate::vm) fn prepare(
     let disks = disk::prepare(directory, &data.images(), image, kernel, &vm.settings, bases)?;
     let initrd = directory.join("initrd");
     let key = keys::installation_key(data)?;
-    let network = user_network(vm, addresses);
-    let archive = settings::archive(&guest_settings(vm, image, kernel, network.as_ref(), key.public_line))?;
+    let network = connection(vm, addresses);
+    let archive = settings::archive(&guest_settings(vm, image, kernel, &network, key.public_line))?;
     write_initrd(&initrd, &kernel.initrd, &archive)
         .map_err(|error| Error::io(format!("cannot write the initrd `{}`", initrd.display()), error))?;
     Ok(Prepared { disks, initrd, network })
@@ -66,7 +78,7 @@ fn guest_settings(
     vm: &Vm,
     image: &Image,
     kernel: &Kernel,
-    network: Option<&UserNetwork>,
+    network: &Connection,
     key: String,
 ) -> GuestSettings {
     let config = &image.config;
@@ -74,7 +86,7 @@ fn guest_settings(
     let command = if vm.settings.command.is_empty() { &config.command } else { &vm.settings.command };
     GuestSettings {
         hostname: host_name(&vm.name),
-        network: network.map(|network| guest_network(vm, network)),
+        network: guest_network(vm, network),
         lan: guest_lan(vm),
         authorized_keys: vec![key],
         work_disk: vm.settings.work_disk,
@@ -92,13 +104,24 @@ fn guest_settings(
     }
 }
 
-fn guest_network(vm: &Vm, network: &UserNetwork) -> GuestNetwork {
-    GuestNetwork {
-        mac: network::mac(&vm.id),
-        address: network.guest,
-        prefix: network.prefix,
-        gateway: network.gateway,
-        resolvers: vec![network.resolver],
+fn guest_network(vm: &Vm, network: &Connection) -> Option<GuestNetwork> {
+    let mac = network::mac(&vm.id);
+    match network {
+        Connection::None => None,
+        Connection::User(network) => Some(GuestNetwork {
+            mac,
+            address: network.guest,
+            prefix: network.prefix,
+            gateway: network.gateway,
+            resolvers: vec![network.resolver],
+        }),
+        Connection::Bridge(address) => Some(GuestNetwork {
+            mac,
+            address: *address,
+            prefix: bridge::PREFIX,
+            gateway: bridge::gateway(*address),
+            resolvers: bridge::resolvers(),
+        }),
     }
 }
 
@@ -113,36 +136,39 @@ fn guest_lan(vm: &Vm) -> Option<GuestLan> {
     })
 }
 
-/// The network of the hypervisor's user mode, where the machine has it.
-fn user_network(vm: &Vm, addresses: &AddressPool) -> Option<UserNetwork> {
-    let address = vm.address?;
+fn connection(vm: &Vm, addresses: &AddressPool) -> Connection {
+    let Some(address) = vm.address else { return Connection::None };
     let guest = match vm.settings.network {
-        NetworkMode::None => return None,
-        NetworkMode::User | NetworkMode::Isolated | NetworkMode::Bridge => address,
+        NetworkMode::None => None,
+        NetworkMode::Bridge => return Connection::Bridge(address),
+        NetworkMode::User | NetworkMode::Isolated => Some(address),
         // Its leased address is in the other network. Nobody but itself sees this one: any will do that
         // hides neither the other nor, as it is now, a network of the host.
-        NetworkMode::Lan => addresses.allocate(&BTreeSet::from([address]), &address::host_routes())?,
+        NetworkMode::Lan => addresses.allocate(&BTreeSet::from([address]), &address::host_routes()),
     };
-    Some(network::user_network(guest))
+    guest.map_or(Connection::None, |guest| Connection::User(network::user_network(guest)))
 }
 
 impl Prepared {
-    /// What the hypervisor is to run.
+    /// What the hypervisor is to run; a machine on the bridge has a tap.
     pub(in crate::vm) fn spec(
         self,
         directory: &Path,
         vm: &Vm,
         kernel: &Kernel,
         accelerator: Accelerator,
+        tap: Option<Arc<OwnedFd>>,
     ) -> MachineSpec {
-        let network = match self.network {
-            None => NetworkAttachment::None,
-            Some(network) => NetworkAttachment::User {
+        let mac = network::mac(&vm.id);
+        let network = match (self.network, tap) {
+            (_, Some(device)) => NetworkAttachment::Tap { device, mac },
+            (Connection::User(network), None) => NetworkAttachment::User {
                 network,
                 isolated: vm.settings.network == NetworkMode::Isolated,
-                mac: network::mac(&vm.id),
+                mac,
                 forwards: vm.settings.ports.clone(),
             },
+            (Connection::None | Connection::Bridge(_), None) => NetworkAttachment::None,
         };
         MachineSpec {
             directory: directory.to_owned(),

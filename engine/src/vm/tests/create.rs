@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::net::TcpListener;
 
-use super::super::CreateVm;
 use super::super::record::{BootPhaseName, NetworkMode, VmState};
+use super::super::{ChangeVm, CreateVm};
 use super::{Deck, IMAGE, KERNEL, request, tcp};
 use crate::error::ErrorKind;
 use crate::store;
@@ -130,6 +130,36 @@ async fn machines_of_the_lan_are_neighbours_and_others_are_not() {
     assert_eq!(clone.address.unwrap().octets(), [a, b, c, first + 2]);
     process.vms.delete("first", false, None).wait().await.unwrap();
     assert_eq!(create("third", NetworkMode::Lan).await, [a, b, c, first]);
+}
+
+#[tokio::test]
+async fn bridged_machines_share_a_network_of_their_own_where_there_can_be_any() {
+    let deck = Deck::new().await;
+    let process = deck.open();
+    let bridged = |name: &str| CreateVm { network: Some(NetworkMode::Bridge), ..request(name) };
+    let with_port = CreateVm { ports: vec![tcp(0, 80)], ..bridged("port") };
+    let error = process.vms.create(with_port, None).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    if crate::network::bridge::obstacle().is_some() {
+        let error = process.vms.create(bridged("a"), None).wait().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostCannot, "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--network lan")), "{error:?}");
+        return eprintln!("not tried: {error}");
+    }
+    let create = async |request: CreateVm| {
+        process.vms.create(request, None).wait().await.unwrap().address.unwrap().octets()
+    };
+    let [a, b, c, first] = create(bridged("first")).await;
+    assert_eq!(create(bridged("second")).await, [a, b, c, first + 1]);
+    assert_eq!(first, 2, "the host is the first of the network");
+    let lan = CreateVm { network: Some(NetworkMode::Lan), ..request("lan") };
+    assert_ne!(create(lan).await[..3], [a, b, c]);
+    let clone = process.vms.clone_vm("second", Some("clone".into()), None).wait().await.unwrap();
+    assert_eq!(clone.address.unwrap().octets(), [a, b, c, first + 2]);
+    let change = ChangeVm { add_ports: vec![tcp(0, 80)], ..ChangeVm::default() };
+    let error = process.vms.change("first", change, None).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.hint().is_some_and(|hint| hint.contains(&format!("{a}.{b}.{c}.{first}"))), "{error:?}");
 }
 
 #[tokio::test]

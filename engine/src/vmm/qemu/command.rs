@@ -39,6 +39,8 @@ pub(super) struct Start {
     pub(super) console_pipe: i32,
     /// Descriptor of a connected socket on which QEMU tells events.
     pub(super) journal_socket: i32,
+    /// Descriptor of the machine's tap, where it has one.
+    pub(super) tap: Option<i32>,
     /// Whether this QEMU was built with the filter of system calls.
     pub(super) sandbox: bool,
 }
@@ -65,7 +67,7 @@ pub(super) fn arguments(spec: &MachineSpec, start: Start) -> Result<Vec<OsString
     for (index, disk) in spec.disks.iter().enumerate() {
         self::disk(&mut line, &spec.directory, index, disk)?;
     }
-    network(&mut line, &spec.network);
+    network(&mut line, &spec.network, start.tap)?;
     if let Some(attachment) = &spec.lan {
         lan(&mut line, attachment);
     }
@@ -164,19 +166,21 @@ fn is_serial(serial: &str) -> bool {
         && serial.chars().all(|other| other.is_ascii_alphanumeric() || matches!(other, '-' | '.' | '_'))
 }
 
-fn network(line: &mut Line, network: &NetworkAttachment) {
+fn network(line: &mut Line, network: &NetworkAttachment, tap: Option<i32>) -> Result<()> {
     let mac = match network {
-        NetworkAttachment::None => return,
+        NetworkAttachment::None => return Ok(()),
         NetworkAttachment::User { network, isolated, mac, forwards } => {
             line.pair("-netdev", user_netdev(network, *isolated, forwards));
             mac
         }
-        NetworkAttachment::Tap { device, mac } => {
-            line.pair("-netdev", format!("tap,id={NETDEV},ifname={device},script=no,downscript=no"));
+        NetworkAttachment::Tap { mac, .. } => {
+            let tap = tap.ok_or_else(|| Error::failed("the hypervisor was not given the machine's tap"))?;
+            line.pair("-netdev", format!("tap,id={NETDEV},fd={tap}"));
             mac
         }
     };
     network_card(line, NETDEV, mac);
+    Ok(())
 }
 
 /// Datagrams need no connection: the other end may come later, and go and come again.
@@ -309,7 +313,8 @@ mod tests {
         }
     }
 
-    const START: Start = Start { launch_socket: 9, console_pipe: 10, journal_socket: 11, sandbox: true };
+    const START: Start =
+        Start { launch_socket: 9, console_pipe: 10, journal_socket: 11, tap: None, sandbox: true };
 
     fn text(spec: &MachineSpec, start: Start) -> Vec<String> {
         arguments(spec, start).unwrap().into_iter().map(|value| value.into_string().unwrap()).collect()
@@ -444,10 +449,10 @@ mod tests {
         }
         let isolated = text(&machine, START);
         assert!(values(&isolated, "-netdev")[0].contains(",dhcpstart=10.1.2.15,restrict=on,hostfwd="));
-        machine.network =
-            NetworkAttachment::Tap { device: "vmdeck3".into(), mac: "52:54:00:00:00:02".into() };
-        let line = text(&machine, START);
-        assert_eq!(values(&line, "-netdev"), ["tap,id=net0,ifname=vmdeck3,script=no,downscript=no"]);
+        let device = std::sync::Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        machine.network = NetworkAttachment::Tap { device, mac: "52:54:00:00:00:02".into() };
+        let line = text(&machine, Start { tap: Some(12), ..START });
+        assert_eq!(values(&line, "-netdev"), ["tap,id=net0,fd=12"]);
         assert_eq!(devices(&line, "virtio-net-pci")[0]["mac"], "52:54:00:00:00:02");
         machine.network = NetworkAttachment::None;
         let line = text(&machine, START);

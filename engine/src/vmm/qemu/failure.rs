@@ -58,11 +58,6 @@ pub(super) fn classify(spec: &MachineSpec, log: &str, ended: &str) -> Error {
             .with_source(Said(said))
             .with_hint("`vmdeck kernel show` says where its files should be");
     }
-    if has("/dev/net/tun") {
-        return Error::failed(format!("the tap device of `{name}` cannot be opened"))
-            .with_source(Said(said))
-            .with_hint("bridged networking needs root or CAP_NET_ADMIN");
-    }
     if ["invalid option", "not found", "is not a valid device model", "Parameter '", "sandbox"]
         .iter()
         .any(|needle| said.contains(needle))

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::super::MachineSpec;
+use super::super::{MachineSpec, NetworkAttachment};
 use super::binary::{Binary, Features};
 use super::command::{self, Start};
 use super::failure;
@@ -64,10 +64,17 @@ where
         .map_err(|error| Error::io("cannot make a pair of sockets", error))?;
     let theirs = OwnedFd::from(theirs);
     let (recorder, recorded) = recorder::prepare(&spec.directory).await?;
+    let tap = match &spec.network {
+        NetworkAttachment::Tap { device, .. } => {
+            Some(device.try_clone().map_err(|error| Error::io("cannot pass on the machine's tap", error))?)
+        }
+        NetworkAttachment::None | NetworkAttachment::User { .. } => None,
+    };
     let start = Start {
         launch_socket: detached::number(&theirs),
         console_pipe: detached::number(&recorded.console),
         journal_socket: detached::number(&recorded.journal),
+        tap: tap.as_ref().map(detached::number),
         sandbox: features.sandbox,
     };
     let arguments = command::arguments(&absolute(spec)?, start)?;
@@ -81,9 +88,11 @@ where
     let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let copy = log.try_clone().map_err(|error| Error::io("cannot start the hypervisor", error))?;
     command.stdin(Stdio::null()).stdout(log).stderr(copy);
+    // What it needs of the network it is given: who breaks out of a guest must not get more.
+    detached::give_up_network_rights(&mut command);
 
     // The recorder ends with the last holder of QEMU's ends: with this process, if no QEMU comes.
-    let kept = vec![theirs, recorded.console, recorded.journal];
+    let kept = [theirs, recorded.console, recorded.journal].into_iter().chain(tap).collect();
     recorder.start().await?;
     let process = Guard(Some(detached::spawn(command, kept, record).await?));
     if let Err(error) = run(ours, process.get()).await {

@@ -23,6 +23,10 @@ pub(super) fn ports(pen: &mut Pen<'_, '_>, vm: &Vm) {
         pen.text("Nothing of this host leads into it.", theme.dim);
         return;
     }
+    if vmdeck_engine::network::bridge::reachable(vm).is_some() {
+        pen.text("This host reaches every port of it, at its address.", theme.dim);
+        return;
+    }
     if settings.ports.is_empty() {
         pen.text(&format!("No port of this host leads into it: {edit} adds some."), theme.dim);
         return;
