@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -32,6 +32,8 @@ const BETWEEN_STATES: Duration = Duration::from_secs(2);
 const STANDING: Duration = Duration::from_secs(5);
 /// Pause after a hypervisor ended while somebody works on its machine, who mostly will record it.
 const HELD: Duration = Duration::from_millis(500);
+/// Recording an end takes milliseconds; so long it is waited for.
+const RECORDED: Duration = Duration::from_secs(2);
 /// A boot without a vmdeck gets so much of a short-lived process's time.
 const GLANCE: Duration = Duration::from_millis(250);
 
@@ -40,7 +42,11 @@ const GLANCE: Duration = Duration::from_millis(250);
 pub(super) async fn establish(shared: &Shared) -> Result<()> {
     let vms = with_process(shared).await?;
     for vm in &vms {
-        if let Err(error) = look_after(shared, vm).await {
+        let looked = match look_after(shared, vm).await {
+            Ok(false) => await_record(shared, vm).await,
+            result => result.map(drop),
+        };
+        if let Err(error) = looked {
             tracing::warn!(vm = %vm.name, %error, "a machine's state could not be established");
         }
     }
@@ -53,6 +59,21 @@ pub(super) async fn establish(shared: &Shared) -> Result<()> {
 pub(super) async fn tidy(shared: &Shared) -> Result<()> {
     super::delete::sweep(shared).await?;
     super::layer::reconcile(shared).await
+}
+
+/// Waits for whoever holds a machine whose process is gone, perhaps this engine's own supervisor, to
+/// record its end: what is said of it next is to be true.
+async fn await_record(shared: &Shared, vm: &Vm) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < RECORDED {
+        let Ok(now) = shared.by_id(&vm.id).await else { return Ok(()) };
+        let is_gone = settle::look(&now, &shared.data.vm(&vm.id)) == settle::Finding::Gone;
+        if !is_gone || look_after(shared, &now).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 /// Starts the network between machines again if it was killed.
