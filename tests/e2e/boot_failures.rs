@@ -63,7 +63,7 @@ fn a_root_that_is_no_file_system_says_so() {
     let _guard = deck.guard("no-fs");
     let ended = deck.run(["vm", "run", "no-fs", "--name", "no-fs"]).expect(1);
     assert_eq!(failure(&deck, "no-fs", &ended), "root_not_a_file_system");
-    assert_eq!(deck.processes(), [0; 0]);
+    deck.expect_no_processes();
 }
 
 #[test]

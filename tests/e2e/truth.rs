@@ -49,7 +49,7 @@ fn a_guest_that_powers_itself_off_is_stopped_not_failed() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(vms(&deck)[0]["state"], "stopped");
-    assert_eq!(deck.processes(), [0; 0]);
+    deck.expect_no_processes();
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn vmdeck_killed_during_create_boot_and_stop_leaves_the_truth() {
                 deck.run(["vm", "delete", "--force", "m"]).expect(0);
             }
         }
-        assert_eq!(deck.processes(), [0; 0], "{when}");
+        deck.expect_no_processes();
         assert_eq!(deck.files("vms"), [""; 0], "{when}");
         assert_eq!(deck.files("staging"), [""; 0], "{when}");
     }
@@ -93,7 +93,7 @@ fn vmdeck_killed_during_create_boot_and_stop_leaves_the_truth() {
     child.wait().unwrap();
     deck.run(["vm", "stop", "m"]).expect(0);
     assert_eq!(vms(&deck)[0]["state"], "stopped");
-    assert_eq!(deck.processes(), [0; 0]);
+    deck.expect_no_processes();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_cancelled_boot_ends_with_130_and_no_process() {
     std::thread::sleep(Duration::from_millis(1_500));
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     crate::support::deck::finish(child).expect(130);
-    assert_eq!(deck.processes(), [0; 0]);
+    deck.expect_no_processes();
     let state = vms(&deck)[0]["state"].clone();
     assert!(state == "stopped" || state == "failed" || state == "created", "{state}");
     deck.run(["vm", "start", "m"]).expect(0);
@@ -187,7 +187,7 @@ fn a_change_that_was_killed_and_a_guest_that_panicked_leave_the_truth() {
     assert_eq!((&vm["state"], &vm["ended"]["cause"]), (&"failed".into(), &"guest_panicked".into()), "{vm}");
     let message = vm["ended"]["message"].as_str().unwrap();
     assert!(message.contains("Kernel panic") && message.contains("sysrq"), "{message}");
-    assert_eq!(deck.processes(), [0; 0]);
+    deck.expect_no_processes();
     // Its journal is as the panic left it, and it starts without help.
     deck.run(["vm", "start", "m"]).expect(0);
     assert_eq!(exec(&deck, "cat /kept"), "kept\n");

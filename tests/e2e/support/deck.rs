@@ -211,6 +211,17 @@ impl Deck {
             .collect()
     }
 
+    /// That none is left. One that was killed with its parent is gone once the kernel has taken its
+    /// memory apart, which a busy host lets wait.
+    #[track_caller]
+    pub(crate) fn expect_no_processes(&self) {
+        let end = Instant::now() + Duration::from_secs(5);
+        while !self.processes().is_empty() {
+            assert!(Instant::now() < end, "left behind: {:?}", self.processes());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Those that are hypervisors.
     pub(crate) fn hypervisors(&self) -> Vec<i32> {
         let is_qemu = |pid: &i32| {
