@@ -1,11 +1,18 @@
 //! Where everything lies: the one place that knows the paths below the data directory.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::statvfs;
+
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, LayerId, OperationId, VmId};
+
+/// Room that is set aside, by its name below the data directory and its length.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// The data directory of one installation, mode 0700.
 #[derive(Clone, Debug)]
@@ -49,7 +56,38 @@ impl DataDirectory {
             let path = this.root.join(folder);
             make_private(&path).map_err(|error| fail(&path, error))?;
         }
+        this.keep_reserve();
         Ok(this)
+    }
+
+    /// Sets some room aside, where there is plenty: see [`Self::use_reserve`].
+    fn keep_reserve(&self) {
+        let path = self.root.join(RESERVE);
+        if path.exists() || self.free().is_none_or(|free| free < 64 * RESERVE_BYTES) {
+            return;
+        }
+        let set_aside = || {
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            Ok::<_, io::Error>(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES as i64)?)
+        };
+        if set_aside().is_err() {
+            // This file system cannot, or another process was first, whose file is as good when it is whole.
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Gives back the room that was set aside, when the disk is full: so that the store can take down
+    /// what is deleted. Blocking, brief.
+    pub fn use_reserve(&self) {
+        if self.free().is_some_and(|free| free < RESERVE_BYTES) {
+            let _ = fs::remove_file(self.root.join(RESERVE));
+        }
+    }
+
+    /// Bytes that an ordinary user may still write there.
+    fn free(&self) -> Option<u64> {
+        let statistics = statvfs(&self.root).ok()?;
+        Some(statistics.blocks_available().saturating_mul(statistics.fragment_size()))
     }
 
     pub fn root(&self) -> &Path {

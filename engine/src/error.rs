@@ -52,6 +52,8 @@ pub struct Error {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+const DISK_FULL: &str = "free some space on that file system: `vmdeck df` shows what vmdeck holds";
+
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, source: None }
@@ -86,11 +88,7 @@ impl Error {
         let full =
             matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let this = Self::failed(doing).with_source(error);
-        if full {
-            this.with_hint("free some space on that file system: `vmdeck df` shows what vmdeck holds")
-        } else {
-            this
-        }
+        if full { this.with_hint(DISK_FULL) } else { this }
     }
 
     /// The next step for the user.
@@ -154,7 +152,9 @@ impl StdError for Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::failed("the store could not be read or written").with_source(error)
+        let is_full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let error = Self::failed("the store could not be read or written").with_source(error);
+        if is_full { error.with_hint(DISK_FULL) } else { error }
     }
 }
 

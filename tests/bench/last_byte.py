@@ -52,7 +52,7 @@ class Registry:
         registry, lock = self, threading.Lock()
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
             def do_GET(self):
                 name = self.path.rsplit("/", 1)[-1]

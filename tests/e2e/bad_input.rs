@@ -223,6 +223,23 @@ fn a_registered_image_whose_files_are_gone_says_so() {
 }
 
 #[test]
+fn on_a_disk_that_is_full_images_can_be_deleted() {
+    let deck = Deck::new();
+    let small = format!("oci:{}", deck.readable(&fixtures::busybox()).display());
+    let Some(disk) = SmallDisk::mount(&deck.folder("data"), 80) else { return };
+    let run = |arguments: &[&str]| deck.run_on(&disk, arguments.iter().copied());
+    run(&["image", "pull", &small, "--name", "box"]).expect(0);
+    let fill = disk.outside(&deck.data().join("fill"));
+    let mut file = std::fs::File::create(&fill).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    check("pull", &run(&["image", "pull", &small, "--name", "more"]), 1, &["full", "vmdeck df"]);
+    run(&["image", "delete", "box"]).expect(0);
+    let listed = run(&["image", "list", "--output", "json"]).expect(0).json();
+    assert_eq!(listed, serde_json::json!([]));
+}
+
+#[test]
 fn a_disk_that_fills_up_ends_in_an_error_and_leaves_nothing() {
     let deck = Deck::new();
     let layout = |name: &str, tar: &[u8]| {

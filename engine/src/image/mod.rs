@@ -192,6 +192,7 @@ impl ImageService {
     /// Deletes an image that no machine uses.
     pub async fn delete(&self, name: &str) -> Result<Image> {
         let (this, target) = (self.clone(), name.to_owned());
+        self.shared.data.use_reserve();
         let mut task = self.shared.operations.spawn(OperationKind::ImageDelete, name, None, |_| async move {
             remove::delete(&this.shared.store, &this.shared.data, &target).await
         });

@@ -57,6 +57,7 @@ impl ImageService {
     /// downloads that were given up.
     pub fn prune(&self, request: PruneImages, parent: Option<&Operation>) -> Task<PruneReport> {
         let this = self.clone();
+        self.shared.data.use_reserve();
         self.shared
             .operations
             .spawn(OperationKind::ImagePrune, "", parent, move |operation| this.run_prune(request, operation))

@@ -186,6 +186,7 @@ impl KernelService {
 
     /// Deletes a kernel that no machine uses.
     pub async fn delete(&self, name: &str) -> Result<Kernel> {
+        self.shared.data.use_reserve();
         publish::delete(&self.shared.data, &self.shared.store, name).await
     }
 

@@ -250,6 +250,7 @@ impl VmService {
     /// Deletes; a machine that runs is a conflict unless `force`.
     pub fn delete(&self, name: &str, force: bool, parent: Option<&Operation>) -> Task<()> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.shared.data.use_reserve();
         self.shared.operations.spawn(
             OperationKind::VmDelete,
             name.clone(),
