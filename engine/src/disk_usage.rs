@@ -4,12 +4,16 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
 use crate::error::{Error, Result};
-use crate::image::{PruneImages, PrunedKind};
+use crate::image::record::Image;
+use crate::kernel::record::Kernel;
+use crate::snapshot::Snapshot;
+use crate::vm::record::Vm;
 
 /// Everything, item by item, and the sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +74,35 @@ impl Engine {
 
     /// Looks at every file in the data directory.
     pub async fn disk_usage(&self) -> Result<DiskUsage> {
-        let data = self.data().clone();
         let (images, kernels, vms) =
             (self.images().list().await?, self.kernels().list().await?, self.vms().list().await?);
-        let cache = self.images().prunable(PruneImages { dry_run: true, all: true }).await?;
-        let reclaimable: u64 =
-            cache.iter().filter(|item| item.kind != PrunedKind::Image).map(|item| item.bytes).sum();
+        self.usage_of(Arc::new(images), Arc::new(kernels), Arc::new(vms)).await
+    }
+
+    /// The same of what is in a picture, for a screen that has one: the store is not read again.
+    pub async fn disk_usage_in(&self, picture: &Snapshot) -> Result<DiskUsage> {
+        let Snapshot { images, kernels, vms, .. } = picture.clone();
+        self.usage_of(images, kernels, vms).await
+    }
+
+    async fn usage_of(
+        &self,
+        images: Arc<Vec<Image>>,
+        kernels: Arc<Vec<Kernel>>,
+        vms: Arc<Vec<Vm>>,
+    ) -> Result<DiskUsage> {
+        let data = self.data().clone();
+        let reclaimable = self.images().cached_bytes().await?;
         let used: HashSet<_> = vms.iter().map(|vm| vm.image_id.clone()).collect();
         tokio::task::spawn_blocking(move || {
             let mut usage = DiskUsage::default();
+            let needed: HashSet<_> = images
+                .iter()
+                .filter(|image| used.contains(&image.id))
+                .filter_map(|image| image.content_id.as_ref())
+                .collect();
             let (mut counted, mut inodes) = (HashSet::new(), Counted::new());
-            for image in &images {
+            for image in images.iter() {
                 let Some(content) = &image.content_id else { continue };
                 // Names of one content share its files: the first has them.
                 let size = if counted.insert(content) {
@@ -88,13 +110,10 @@ impl Engine {
                 } else {
                     Size::default()
                 };
-                let needed = images
-                    .iter()
-                    .any(|other| other.content_id.as_ref() == Some(content) && used.contains(&other.id));
-                let free = if needed { 0 } else { size.allocated };
+                let free = if needed.contains(content) { 0 } else { size.allocated };
                 usage.add(DiskUsageKind::Image, &image.name, size, free);
             }
-            for kernel in &kernels {
+            for kernel in kernels.iter() {
                 usage.add(
                     DiskUsageKind::Kernel,
                     &kernel.name,
@@ -104,7 +123,7 @@ impl Engine {
             }
             // Before the machines: what is frozen may still have its name for a run.
             let frozen = measure(&data.layers(), &mut inodes)?;
-            for vm in &vms {
+            for vm in vms.iter() {
                 usage.add(DiskUsageKind::Vm, &vm.name, measure(&data.vm(&vm.id), &mut inodes)?, 0);
             }
             usage.add(DiskUsageKind::Snapshots, "frozen disks", frozen, 0);

@@ -286,8 +286,24 @@ pub struct KeymapEntry {
 }
 
 /// A key sequence as it is written in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a>(pub &'a [Key]);
+
+impl fmt::Display for Sequence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, key) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" ")?;
+            }
+            write!(f, "{key}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The same as a text.
 pub fn sequence(keys: &[Key]) -> String {
-    keys.iter().map(Key::to_string).collect::<Vec<_>>().join(" ")
+    Sequence(keys).to_string()
 }
 
 fn parse(text: &str) -> Result<Vec<Override>, KeymapError> {

@@ -4,6 +4,8 @@
 //! isolates, zero-width and other invisible format characters never reach the terminal, and widths
 //! are counted in columns, so that a name cannot move what stands beside it.
 
+use std::fmt;
+
 use unicode_width::UnicodeWidthChar;
 
 /// What a character becomes on the screen.
@@ -57,6 +59,21 @@ pub fn width(text: &str) -> u16 {
         Shown::Cell(_, width) => sum.saturating_add(width),
         _ => sum,
     })
+}
+
+/// The same of what is formatted, without keeping it.
+pub fn width_of(arguments: fmt::Arguments<'_>) -> u16 {
+    struct Counter(u16);
+    impl fmt::Write for Counter {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = self.0.saturating_add(width(text));
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // Counting does not fail.
+    let _ = fmt::write(&mut counter, arguments);
+    counter.0
 }
 
 /// The longest end of a text that takes at most so many columns.

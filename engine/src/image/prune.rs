@@ -79,10 +79,15 @@ impl ImageService {
     /// What goes, or would; done unless it is a dry run.
     pub(crate) async fn prunable(&self, request: PruneImages) -> Result<Vec<PrunedItem>> {
         let mut items = Vec::new();
-        let images = self.list().await?;
+        let (root, all) = (self.shared.data.root().to_owned(), request.all);
+        let look = move |connection: &store::Transaction<'_>| {
+            let used = if all { store::images::used_ids(connection)? } else { HashSet::new() };
+            Ok((store::images::list(connection, &root)?, used))
+        };
+        let (images, used) = self.shared.store.read(look).await?;
         let mut kept: Vec<Image> = Vec::new();
         for image in images {
-            if request.all && image.managed && self.is_unused(&image).await? {
+            if request.all && image.managed && !used.contains(&image.id) {
                 let shared = kept.iter().any(|other| other.content_id == image.content_id);
                 let size = if shared { 0 } else { allocated(&image) };
                 if !request.dry_run {
@@ -118,12 +123,11 @@ impl ImageService {
         Ok(items)
     }
 
-    async fn is_unused(&self, image: &Image) -> Result<bool> {
-        let id = image.id.clone();
-        self.shared
-            .store
-            .read(move |connection| Ok(store::images::used_by(connection, &id)?.is_empty()))
-            .await
+    /// Bytes on the disk of the layers in the cache, which none but a later pull needs.
+    pub(crate) async fn cached_bytes(&self) -> Result<u64> {
+        let folder = self.shared.data.blobs();
+        let blobs = blocking(move || prune_blobs(&folder, &HashSet::new(), true)).await?;
+        Ok(blobs.iter().map(|item| item.bytes).sum())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Rows of `images`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
@@ -78,6 +79,13 @@ pub fn used_by(connection: &Connection, id: &ImageId) -> Result<Vec<String>> {
     let mut statement =
         connection.prepare_cached("SELECT name FROM vms WHERE image_id = ?1 ORDER BY name")?;
     Ok(statement.query_map([id.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Images that some machine is made of.
+pub fn used_ids(connection: &Connection) -> Result<HashSet<ImageId>> {
+    let mut statement = connection.prepare_cached("SELECT DISTINCT image_id FROM vms")?;
+    let ids = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    Ok(ids.into_iter().map(ImageId::from_stored).collect())
 }
 
 /// Removes the row. Returns whether no other image shares its files.

@@ -207,7 +207,8 @@ impl Drop for Running {
 }
 
 async fn space(engine: &Engine) -> Result<(DiskSpace, DiskUsage)> {
-    Ok((engine.disk_space().await?, engine.disk_usage().await?))
+    let picture = Arc::clone(&engine.subscribe().borrow());
+    Ok((engine.disk_space().await?, engine.disk_usage_in(&picture).await?))
 }
 
 async fn save(write_new: Option<WriteNew>, path: PathBuf, text: String) -> Result<()> {

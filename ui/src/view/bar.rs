@@ -1,9 +1,11 @@
 //! The last line: the keys that do something now; and above it the messages.
 
+use std::fmt;
+
 use ratatui::layout::Rect;
 
 use crate::action::{ACTIONS, Action, Impact, Scope};
-use crate::keymap::{self, Lookup};
+use crate::keymap::{self, Lookup, Sequence};
 use crate::layout::layout;
 use crate::model::console::ConsolePane;
 use crate::model::toast::Level;
@@ -31,10 +33,10 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     }
     let mut x = area.x + 1;
     if model.list().is_some_and(|list| list.filter_input.is_some()) {
-        hint(model, painter, &mut x, right, area.y, "enter", "keep the filter");
-        hint(model, painter, &mut x, right, area.y, "esc", "take it off");
-        hint(model, painter, &mut x, right, area.y, "!word", "without it");
-        hint(model, painter, &mut x, right, area.y, "state:running", "by a column");
+        hint(model, painter, &mut x, right, area.y, format_args!("enter"), "keep the filter");
+        hint(model, painter, &mut x, right, area.y, format_args!("esc"), "take it off");
+        hint(model, painter, &mut x, right, area.y, format_args!("!word"), "without it");
+        hint(model, painter, &mut x, right, area.y, format_args!("state:running"), "by a column");
         return;
     }
     if model.in_console()
@@ -47,7 +49,7 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
             &mut x,
             right,
             area.y,
-            "ctrl-]",
+            format_args!("ctrl-]"),
             "takes the keys back; until then they go to the machine",
         );
         return;
@@ -56,7 +58,7 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     // the rest, by rank.
     let width = |action: Action| {
         let keys = model.keymap.keys_of(action)?;
-        Some(text::width(&keymap::sequence(keys)) + 1 + text::width(action.info().title) + 2)
+        Some(text::width_of(format_args!("{}", Sequence(keys))) + 1 + text::width(action.info().title) + 2)
     };
     let in_details = model.list().is_some() && (model.pane == Pane::Detail || model.zoom);
     let always: &[Action] =
@@ -64,12 +66,13 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
     let tabs = [Action::PreviousTab, Action::NextTab].map(|action| model.keymap.keys_of(action));
     let tabs = match tabs {
         [Some(left), Some(right)] if in_details && model.view == View::Vms => {
-            Some(format!("{} {}", keymap::sequence(left), keymap::sequence(right)))
+            Some((Sequence(left), Sequence(right)))
         }
         _ => None,
     };
     let reserved: u16 = always.iter().filter_map(|action| width(*action)).sum();
-    let reserved = reserved + tabs.as_ref().map_or(0, |keys| text::width(keys) + 7);
+    let reserved =
+        reserved + tabs.map_or(0, |(left, right)| text::width_of(format_args!("{left} {right}")) + 7);
     let unseen = layout(model).list.is_none();
     let mut actions = [None; MOST];
     let mut count = 0;
@@ -97,25 +100,33 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         }
         let destroys = info.impact == Impact::Destroys;
         let style = if destroys { theme.warning.bold() } else { theme.key };
-        x += painter.text(x, area.y, width, &keymap::sequence(keys), style) + 1;
+        x += painter.format(x, area.y, width, format_args!("{}", Sequence(keys)), style) + 1;
         x += painter.text(x, area.y, width, info.title, theme.dim) + 2;
     }
-    if let Some(keys) = tabs {
-        hint(model, painter, &mut x, right, area.y, &keys, "tabs");
+    if let Some((left, next)) = tabs {
+        hint(model, painter, &mut x, right, area.y, format_args!("{left} {next}"), "tabs");
     }
     for &action in always {
         let Some(keys) = model.keymap.keys_of(action) else { continue };
-        let keys = keymap::sequence(keys);
-        hint(model, painter, &mut x, right, area.y, &keys, action.info().title);
+        let keys = format_args!("{}", Sequence(keys));
+        hint(model, painter, &mut x, right, area.y, keys, action.info().title);
     }
 }
 
 /// One key and what it does, where there is room for all of it.
-fn hint(model: &Model, painter: &mut Painter<'_>, x: &mut u16, right: u16, y: u16, key: &str, what: &str) {
-    if *x + text::width(key) + 1 + text::width(what) > right {
+fn hint(
+    model: &Model,
+    painter: &mut Painter<'_>,
+    x: &mut u16,
+    right: u16,
+    y: u16,
+    keys: fmt::Arguments<'_>,
+    what: &str,
+) {
+    if *x + text::width_of(keys) + 1 + text::width(what) > right {
         return;
     }
-    *x += painter.text(*x, y, right.saturating_sub(*x), key, model.theme.key) + 1;
+    *x += painter.format(*x, y, right.saturating_sub(*x), keys, model.theme.key) + 1;
     *x += painter.text(*x, y, right.saturating_sub(*x), what, model.theme.dim) + 2;
 }
 
