@@ -60,7 +60,9 @@ async fn what_is_not_there_has_a_status_of_its_own() {
     assert!(String::from_utf8_lossy(&said).contains("missing"));
     let nowhere = Service::Receive { path: path(&folder.path().join("no/where")), name: None };
     let (_, said, status) = finish(channel.serve(nowhere, None).await.unwrap()).await;
-    assert_eq!(status, ExecStatus::Exited(1), "{}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(status, ExecStatus::Exited(vmdeck_protocol::service::STATUS_NOT_FOUND), "{said}");
+    assert!(said.contains("there is no folder") && said.contains("/no`"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
