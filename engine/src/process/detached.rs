@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{PidFd, ProcessIdentity};
 use crate::error::{Error, Result};
@@ -55,8 +55,9 @@ impl Detached {
 /// Starts `command` in a session of its own, with umask 077 and no descriptor of this process but
 /// the three standard ones and `kept`, which keep their numbers.
 ///
-/// `record` is called with the process before it executes `command`; when it fails, or when the
-/// returned future is dropped before it has succeeded, the command is never executed.
+/// `record` is called with the process before it executes `command`; when it fails, the command is
+/// never executed. When the returned future is dropped before it is done, the command is not executed
+/// either, or killed.
 pub async fn spawn<F>(
     mut command: Command,
     kept: Vec<OwnedFd>,
@@ -90,20 +91,51 @@ where
     };
     let process =
         PidFd::open(&identity).map_err(fail)?.ok_or_else(|| fail(io::ErrorKind::BrokenPipe.into()))?;
+    let process = Arc::new(process);
     record(identity.clone()).await?;
     ours.writable().await.map_err(fail)?;
+    let undone = KillOnDrop(Some(Arc::clone(&process)));
     ours.try_write(b"g").map_err(fail)?;
-    let mut child = spawning.await.map_err(|error| fail(io::Error::other(error)))?.map_err(fail)?;
-    let process = Arc::new(process);
+    let (started, starting) = oneshot::channel();
     let (sender, ended) = watch::channel(None);
     let reaped = Arc::clone(&process);
+    // A task of its own reaps it also when nobody waits for the start any more.
     tokio::spawn(async move {
+        let mut child = match spawning.await.map_err(io::Error::other).flatten() {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(()));
         if let Err(error) = reaped.wait().await {
             tracing::warn!(pid = child.id(), %error, "the end of a process cannot be waited for");
         }
         let _ = sender.send(Some(child.wait().ok()));
     });
+    starting.await.map_err(io::Error::other).flatten().map_err(fail)?;
+    undone.disarm();
     Ok(Detached { identity, process, ended })
+}
+
+/// Kills the process when dropped, unless it was told that it need not.
+struct KillOnDrop(Option<Arc<PidFd>>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0
+            && let Err(error) = process.kill()
+        {
+            tracing::error!(%error, "a process that was not wanted any more could not be killed");
+        }
+    }
 }
 
 /// Reads the pid that the child writes.
@@ -203,6 +235,7 @@ pub fn number(descriptor: &OwnedFd) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
     use std::time::Duration;
 
     use super::*;
@@ -255,6 +288,43 @@ mod tests {
         .await
         .unwrap();
         assert!(!folder.path().join("executed").exists());
+    }
+
+    #[tokio::test]
+    async fn a_start_dropped_at_any_moment_leaves_no_process() {
+        for moments in 0..12 {
+            let known = std::sync::Mutex::new(None);
+            let mut command = Command::new("sleep");
+            command.arg("600");
+            let mut start = Box::pin(spawn(command, vec![], |identity| async {
+                *known.lock().unwrap() = Some(identity);
+                tokio::task::yield_now().await;
+                Ok(())
+            }));
+            let mut done = None;
+            for _ in 0..moments {
+                if let Poll::Ready(process) = futures_util::poll!(start.as_mut()) {
+                    done = Some(process.unwrap());
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(start);
+            if let Some(process) = done {
+                // This host is done after fewer moments.
+                process.kill().unwrap();
+                process.wait().await;
+                return;
+            }
+            let Some(identity) = known.into_inner().unwrap() else { continue };
+            tokio::time::timeout(Duration::from_secs(5), async {
+                while std::path::Path::new(&format!("/proc/{}", identity.pid)).exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+        }
     }
 
     #[tokio::test]

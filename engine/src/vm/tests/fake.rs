@@ -90,6 +90,7 @@ impl Fake {
         let process = detached::spawn(command, Vec::new(), identity).await?;
         if cancel.is_cancelled() {
             process.kill().unwrap();
+            process.wait().await;
             return Err(Error::cancelled());
         }
         let directory = spec.directory.clone();

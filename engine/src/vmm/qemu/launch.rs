@@ -5,10 +5,11 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::json;
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 
 use super::super::{MachineSpec, NetworkAttachment};
 use super::binary::{Binary, Features};
@@ -49,17 +50,20 @@ impl Drop for Guard {
     }
 }
 
-/// Starts a machine. Dropping the future before it is done ends the process.
+/// Starts a machine. A start that fails or is cancelled has no process left when this returns; one
+/// that is dropped before it is done has it killed.
 pub(super) async fn launch<F>(
     cache: &Path,
     spec: &MachineSpec,
     record: impl FnOnce(ProcessIdentity) -> F + Send,
+    cancel: &CancellationToken,
 ) -> Result<QemuMachine>
 where
     F: Future<Output = Result<()>> + Send,
 {
     let binary = Binary::find()?;
-    let features = Features::of(&binary, cache).await?;
+    let features = cancel.run_until_cancelled(Features::of(&binary, cache)).await;
+    let features = features.ok_or_else(Error::cancelled)??;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()
         .map_err(|error| Error::io("cannot make a pair of sockets", error))?;
     let theirs = OwnedFd::from(theirs);
@@ -95,8 +99,13 @@ where
     let kept = [theirs, recorded.console, recorded.journal].into_iter().chain(tap).collect();
     recorder.start().await?;
     let process = Guard(Some(detached::spawn(command, kept, record).await?));
-    if let Err(error) = run(ours, process.get()).await {
-        return Err(failed(spec, process, log_start, error).await);
+    match cancel.run_until_cancelled(run(ours, process.get())).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return Err(failed(spec, process, log_start, error).await),
+        None => {
+            end(spec, process.get()).await;
+            return Err(Error::cancelled());
+        }
     }
     let machine = QemuMachine::open(&spec.directory, process.get().identity());
     match machine {
@@ -130,18 +139,24 @@ async fn failed(spec: &MachineSpec, process: Guard, log_start: u64, error: QmpEr
         let bound = std::time::Duration::from_secs(2);
         let _ = tokio::time::timeout(bound, process.wait()).await;
     }
-    if let Err(error) = process.kill() {
-        tracing::error!(pid = process.identity().pid, %error, "a hypervisor could not be killed");
-    }
-    let status =
-        process.wait().await.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-    recorder::drained(&spec.directory).await;
+    let status = end(spec, process).await;
+    let status = status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
     let log = failure::log_tail(&spec.directory.join(LOG), log_start);
     match error {
         QmpError::Closed => failure::classify(spec, &log, &status),
         error => Error::failed(format!("the hypervisor of `{}` cannot be controlled", spec.name))
             .with_source(error),
     }
+}
+
+/// Kills the process and waits until it and all that it wrote is there.
+async fn end(spec: &MachineSpec, process: &Detached) -> Option<ExitStatus> {
+    if let Err(error) = process.kill() {
+        tracing::error!(pid = process.identity().pid, %error, "a hypervisor could not be killed");
+    }
+    let status = process.wait().await;
+    recorder::drained(&spec.directory).await;
+    status
 }
 
 /// Opens what QEMU prints into, which is kept from run to run.

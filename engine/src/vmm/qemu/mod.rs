@@ -67,12 +67,8 @@ impl Vmm for Qemu {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         Box::pin(async move {
-            let launched = launch::launch(&self.cache, spec, identity);
-            // Dropping the launch ends the process it has started.
-            tokio::select! {
-                machine = launched => Ok(Box::new(machine?) as Box<dyn Machine>),
-                () = cancel.cancelled() => Err(Error::cancelled()),
-            }
+            let machine = launch::launch(&self.cache, spec, identity, cancel).await?;
+            Ok(Box::new(machine) as Box<dyn Machine>)
         })
     }
 

@@ -421,7 +421,14 @@ async fn a_cancelled_or_unrecorded_start_leaves_no_process() {
         });
         match bench.launch_with(&cancel).await {
             Ok(machine) => drop(machine),
-            Err(error) => assert!(error.is_cancelled(), "{}", error.full_message()),
+            Err(error) => {
+                assert!(error.is_cancelled(), "{}", error.full_message());
+                let hypervisor = |pid: &i32| {
+                    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                        .is_ok_and(|name| name.starts_with("qemu"))
+                };
+                assert!(!bench.processes().iter().any(hypervisor), "it runs after its start has failed");
+            }
         }
         let gone = async {
             while !bench.processes().is_empty() {
