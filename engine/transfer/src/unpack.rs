@@ -210,9 +210,9 @@ impl Unpacker<'_> {
             self.pending.pop_if(|last| next.is_none_or(|next| !next.starts_with(&last.path)))
         {
             let Pending { path, attributes, extended } = last;
+            self.waiting -= extended.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
             let set = self.open_folder(&path).and_then(|folder| {
                 for (name, value) in &extended {
-                    self.waiting -= name.len() + value.len();
                     self.extend(&folder, &path, name, value);
                 }
                 self.attribute(&folder, attributes)
