@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::statvfs::statvfs;
 
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, LayerId, OperationId, VmId};
+use crate::space::Space;
 
 /// Room that is set aside, by its name below the data directory and its length.
 const RESERVE: &str = "reserve";
@@ -66,28 +66,30 @@ impl DataDirectory {
         if path.exists() || self.free().is_none_or(|free| free < 64 * RESERVE_BYTES) {
             return;
         }
-        let set_aside = || {
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            Ok::<_, io::Error>(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES as i64)?)
+        // Where another process is first, its file is as good.
+        let Ok(file) = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) else {
+            return;
         };
-        if set_aside().is_err() {
-            // This file system cannot, or another process was first, whose file is as good when it is whole.
+        if fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES as i64).is_err() {
+            // This file system cannot.
             let _ = fs::remove_file(&path);
         }
     }
 
-    /// Gives back the room that was set aside, when the disk is full: so that the store can take down
-    /// what is deleted. Blocking, brief.
-    pub fn use_reserve(&self) {
-        if self.free().is_some_and(|free| free < RESERVE_BYTES) {
-            let _ = fs::remove_file(self.root.join(RESERVE));
-        }
+    /// Gives back the room that was set aside, when the disk is full: so that the store can be opened and
+    /// can take down what is deleted. Whether it was there to be given back. Blocking, brief.
+    pub fn use_reserve(&self) -> bool {
+        self.is_full() && fs::remove_file(self.root.join(RESERVE)).is_ok()
+    }
+
+    /// Whether there is less room than what is set aside. Blocking, brief.
+    pub fn is_full(&self) -> bool {
+        self.free().is_some_and(|free| free < RESERVE_BYTES)
     }
 
     /// Bytes that an ordinary user may still write there.
     fn free(&self) -> Option<u64> {
-        let statistics = statvfs(&self.root).ok()?;
-        Some(statistics.blocks_available().saturating_mul(statistics.fragment_size()))
+        Space::at(&self.root).ok().map(|space| space.free)
     }
 
     pub fn root(&self) -> &Path {

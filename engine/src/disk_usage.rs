@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::snapshot::Snapshot;
+use crate::space::Space;
 use crate::vm::record::Vm;
 
 /// Everything, item by item, and the sums.
@@ -64,12 +65,11 @@ impl Engine {
     /// How much room there is.
     pub async fn disk_space(&self) -> Result<DiskSpace> {
         let root = self.data().root().to_owned();
-        let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&root)).await;
-        let statistics = asked
+        let asked = tokio::task::spawn_blocking(move || Space::at(&root)).await;
+        let space = asked
             .map_err(|error| Error::failed("asking for the room on the disk failed").with_source(error))?
-            .map_err(|error| Error::io("the room on the disk is not known", error.into()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(statistics.f_frsize);
-        Ok(DiskSpace { total_bytes: bytes(statistics.f_blocks), free_bytes: bytes(statistics.f_bavail) })
+            .map_err(|error| Error::io("the room on the disk is not known", error))?;
+        Ok(DiskSpace { total_bytes: space.total, free_bytes: space.free })
     }
 
     /// Looks at every file in the data directory.

@@ -52,7 +52,7 @@ pub struct Error {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-const DISK_FULL: &str = "free some space on that file system: `vmdeck df` shows what vmdeck holds";
+pub(crate) const DISK_FULL: &str = "free some space on that file system: `vmdeck df` shows what vmdeck holds";
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {

@@ -22,6 +22,7 @@ pub mod process;
 pub mod readiness;
 pub mod rootfs;
 pub mod snapshot;
+mod space;
 pub mod staging;
 pub mod store;
 pub mod vm;
@@ -76,8 +77,14 @@ impl Engine {
         let data = tokio::task::spawn_blocking(move || DataDirectory::open(path))
             .await
             .map_err(|error| Error::failed("opening the data directory failed").with_source(error))??;
-        let database = data.database();
-        let store = tokio::task::spawn_blocking(move || Store::open(&database))
+        let place = data.clone();
+        let open = move || match Store::open(&place.database()) {
+            // Opening takes some room, too.
+            Err(_) if place.use_reserve() => Store::open(&place.database()),
+            Err(error) if place.is_full() => Err(error.with_hint(error::DISK_FULL)),
+            result => result,
+        };
+        let store = tokio::task::spawn_blocking(open)
             .await
             .map_err(|error| Error::failed("opening the store failed").with_source(error))??;
         let operations = Operations::new(store.clone())?;

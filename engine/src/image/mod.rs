@@ -33,7 +33,6 @@ mod remove;
 pub mod seed;
 mod settings;
 pub(crate) mod source;
-mod space;
 pub(crate) mod text;
 pub(crate) mod transfer;
 

@@ -7,7 +7,7 @@ use super::flatten::{INITRD, KERNEL, MODULES, ROOTFS, WORK_SEED, blocking};
 use super::publish::{Replacing, managed_files, publish};
 use super::record::Image;
 use super::text::bytes;
-use super::{ImageService, inspect, seed, space};
+use super::{ImageService, inspect, seed};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, check_name};
@@ -15,6 +15,7 @@ use crate::keys::installation_key;
 use crate::operation::progress::ProgressUnit;
 use crate::operation::record::OperationKind;
 use crate::operation::{Operation, Task};
+use crate::space;
 use crate::staging::Staging;
 use crate::store;
 

@@ -27,13 +27,14 @@ use super::source::layout::{Files, LayoutSource};
 use super::source::registry::RegistrySource;
 use super::source::{ResolvedImage, Source};
 use super::text::{bytes, printable};
-use super::{ImageService, PullImage, inspect, space, was_pulled_from};
+use super::{ImageService, PullImage, inspect, was_pulled_from};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, check_name};
 use crate::image::flatten::blocking;
 use crate::operation::Operation;
 use crate::rootfs::Compression;
+use crate::space;
 use crate::staging::Staging;
 use crate::store;
 

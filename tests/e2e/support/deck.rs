@@ -15,7 +15,7 @@ use super::{fixtures, is_root};
 pub(crate) const ORDINARY: u32 = 65534;
 
 /// Longest that any one command may take here: a boot of systemd under TCG beside another one.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(crate) struct Deck {
     folder: tempfile::TempDir,

@@ -17,10 +17,10 @@ use crate::image::flatten::blocking;
 use crate::image::reference::BundleLocation;
 use crate::image::registry::Patience;
 use crate::image::registry::download::{Download, stream};
-use crate::image::space;
 use crate::operation::Operation;
 use crate::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
 use crate::pieces::Pieces;
+use crate::space;
 
 /// Pieces of a download that wait for the unpacker.
 const PIECES: usize = 16;
