@@ -2,6 +2,7 @@
 
 pub(crate) mod deck;
 pub(crate) mod fixtures;
+pub(crate) mod holder;
 pub(crate) mod hostile;
 pub(crate) mod layout;
 pub(crate) mod namespace;

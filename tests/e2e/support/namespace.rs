@@ -2,17 +2,17 @@
 //! goes with the value.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use super::deck::ORDINARY;
+use super::holder::Holder;
 use super::{have, is_root};
 
 /// Where helpers for the network lie, whatever the `PATH` of who runs the tests.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(crate) struct Namespace {
-    holder: Child,
+    holder: Holder,
 }
 
 impl Namespace {
@@ -27,26 +27,16 @@ impl Namespace {
             return None;
         }
         let script = "mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && \
-                      : <> /dev/net/tun && ip link set lo up && echo made && read line";
-        let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "sh", "-c", script])
-            .env("PATH", PATH)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let namespace = Self { holder };
-        if line.trim() != "made" {
+                      : <> /dev/net/tun && ip link set lo up";
+        let holder = Holder::start(&["--net", "--mount"], script, Some(PATH));
+        if holder.is_none() {
             eprintln!("skipped: this host makes no network name space with a /dev/net/tun");
-            return None;
         }
-        Some(namespace)
+        holder.map(|holder| Self { holder })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.holder.id()
+        self.holder.pid()
     }
 
     fn enter(&self) -> Vec<String> {
@@ -83,12 +73,5 @@ impl Namespace {
                 .join()
                 .unwrap()
         })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }

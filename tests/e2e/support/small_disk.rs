@@ -1,15 +1,14 @@
 //! A file system that is soon full: a tmpfs in a mount namespace of its own, which ends with the
 //! value. An ordinary user gets one by a user namespace.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use super::deck::ORDINARY;
+use super::holder::Holder;
 use super::{have, is_root};
 
 pub(crate) struct SmallDisk {
-    holder: Child,
+    holder: Holder,
 }
 
 impl SmallDisk {
@@ -20,30 +19,18 @@ impl SmallDisk {
             return None;
         }
         let owner = if is_root() { format!("uid={ORDINARY},gid={ORDINARY},") } else { String::new() };
-        let script = format!(
-            "mount -t tmpfs -o {owner}size={megabytes}m,mode=700 vmdeck-test '{}' && echo mounted && read line",
-            folder.display()
-        );
-        let mut holder = Command::new("unshare")
-            .arg(if is_root() { "-m" } else { "-Urm" })
-            .args(["sh", "-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let disk = Self { holder };
-        if line.trim() != "mounted" {
+        let script =
+            format!("mount -t tmpfs -o {owner}size={megabytes}m,mode=700 vmdeck-test '{}'", folder.display());
+        let holder = Holder::start(&[if is_root() { "-m" } else { "-Urm" }], &script, None);
+        if holder.is_none() {
             eprintln!("skipped: this host mounts no tmpfs in a namespace");
-            return None;
         }
-        Some(disk)
+        holder.map(|holder| Self { holder })
     }
 
     /// What puts a command into the namespace, as an ordinary user, to stand before it.
     pub(crate) fn enter(&self) -> Vec<String> {
-        let target = format!("--target={}", self.holder.id());
+        let target = format!("--target={}", self.holder.pid());
         let mut words = vec!["nsenter".to_owned(), target, "--mount".to_owned()];
         if is_root() {
             words.extend([format!("--setgid={ORDINARY}"), format!("--setuid={ORDINARY}")]);
@@ -56,15 +43,8 @@ impl SmallDisk {
     /// Where a path of the namespace is to be seen from outside.
     pub(crate) fn outside(&self, path: &Path) -> PathBuf {
         Path::new("/proc")
-            .join(self.holder.id().to_string())
+            .join(self.holder.pid().to_string())
             .join("root")
             .join(path.strip_prefix("/").unwrap())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }
