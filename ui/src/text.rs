@@ -103,22 +103,18 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Breaks a text into lines of at most `columns`, at blanks where there are some.
-pub fn wrap(text: &str, columns: u16) -> Vec<&str> {
+/// Breaks a text into lines of at most `columns`, at blanks where there are some; at least one line.
+pub fn wrap(text: &str, columns: u16) -> impl Iterator<Item = &str> {
     let columns = columns.max(1);
-    let mut lines = Vec::new();
-    for paragraph in text.split('\n') {
-        let mut rest = paragraph.trim_end();
-        loop {
-            let Some((end, next)) = break_at(rest, columns) else {
-                lines.push(rest);
-                break;
-            };
-            lines.push(&rest[..end]);
-            rest = &rest[next..];
-        }
-    }
-    lines
+    text.split('\n').flat_map(move |paragraph| {
+        let mut rest = Some(paragraph.trim_end());
+        std::iter::from_fn(move || {
+            let line = rest.take()?;
+            let Some((end, next)) = break_at(line, columns) else { return Some(line) };
+            rest = Some(&line[next..]);
+            Some(&line[..end])
+        })
+    })
 }
 
 /// Where to break a line: the end of what is kept and the beginning of what follows.
@@ -172,11 +168,14 @@ mod tests {
 
     #[test]
     fn lines_break_at_blanks_and_inside_long_words() {
-        assert_eq!(wrap("the quick brown", 9), ["the quick", "brown"]);
-        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
-        assert_eq!(wrap("漢字漢", 1), ["漢", "字", "漢"]);
-        assert_eq!(wrap("a\nb", 5), ["a", "b"]);
-        assert_eq!(wrap("", 5), [""]);
+        let check = |text: &str, columns, expected: &[&str]| {
+            assert_eq!(wrap(text, columns).collect::<Vec<_>>(), expected, "{text:?}");
+        };
+        check("the quick brown", 9, &["the quick", "brown"]);
+        check("abcdefgh", 3, &["abc", "def", "gh"]);
+        check("漢字漢", 1, &["漢", "字", "漢"]);
+        check("a\nb", 5, &["a", "b"]);
+        check("", 5, &[""]);
     }
 
     proptest! {

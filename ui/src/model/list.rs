@@ -128,12 +128,15 @@ impl ListState {
     }
 
     /// The marked rows, else the one under the cursor: what an action is about.
-    pub fn targets<'a, T: Listed>(&self, deck: &'a Deck) -> Vec<&'a T> {
-        if self.marks.is_empty() {
-            return self.current(deck).into_iter().collect();
-        }
-        let rows = self.rows.iter().filter_map(|&index| T::rows(deck).get(index as usize));
-        rows.filter(|row| self.marks.contains(row.key())).collect()
+    pub fn targets<'a, T: Listed>(&'a self, deck: &'a Deck) -> impl Iterator<Item = &'a T> {
+        let marked = !self.marks.is_empty();
+        let rows = if marked {
+            self.rows.as_slice()
+        } else {
+            self.rows.get(self.cursor..=self.cursor).unwrap_or_default()
+        };
+        let rows = rows.iter().filter_map(|&index| T::rows(deck).get(index as usize));
+        rows.filter(move |row| !marked || self.marks.contains(row.key()))
     }
 
     pub fn move_to<T: Listed>(&mut self, deck: &Deck, at: usize) {

@@ -130,8 +130,7 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         Action::ForceOffVm => questions::force_off(model),
         Action::RestartVm => questions::restart(model),
         Action::PauseVm => {
-            let targets = model.vms.targets::<Vm>(&model.snapshot);
-            let pause = targets.iter().any(|vm| vm.state == VmState::Running);
+            let pause = model.vms.targets::<Vm>(&model.snapshot).any(|vm| vm.state == VmState::Running);
             let wanted = if pause { VmState::Running } else { VmState::Paused };
             for name in questions::vm_names(model, |vm| vm.state == wanted) {
                 effects.push(Effect::Run(Command::PauseVm { name, pause }));
@@ -178,7 +177,7 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         Action::DeleteKernel => questions::delete_kernels(model),
         Action::CancelOperation => {
             let targets = model.operations.targets::<OperationView>(&model.snapshot);
-            for view in targets.iter().filter(|view| view.record.state == OperationState::Running) {
+            for view in targets.filter(|view| view.record.state == OperationState::Running) {
                 effects.push(Effect::Run(Command::CancelOperation { id: view.record.id.clone() }));
             }
             unmark(model);
@@ -200,7 +199,7 @@ fn ask(model: &mut Model, form: impl FnOnce(&Model) -> Option<Ask>) {
 /// Pulls all that are marked; of the one under the cursor, or of none, a form asks.
 fn pull_kernels(model: &mut Model, effects: &mut Vec<Effect>) {
     let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
-    let sources = targets.into_iter().filter_map(KernelRow::to_be_had).map(|item| item.entry.name.clone());
+    let sources = targets.filter_map(KernelRow::to_be_had).map(|item| item.entry.name.clone());
     let sources: Vec<String> = sources.collect();
     if model.kernels.marks.is_empty() {
         let source = sources.into_iter().next().unwrap_or_else(|| DEFAULT_SOURCE.to_owned());

@@ -10,11 +10,29 @@ use crate::model::Model;
 /// Commands that do the selected or marked operations again, as far as their record tells enough.
 pub(super) fn commands(model: &Model) -> Vec<Command> {
     let targets = model.operations.targets::<OperationView>(&model.snapshot);
-    targets.into_iter().filter_map(|view| command(&view.record)).collect()
+    targets.filter_map(|view| command(&view.record)).collect()
+}
+
+/// Whether there are any; asked for every frame.
+pub(super) fn any(model: &Model) -> bool {
+    let mut targets = model.operations.targets::<OperationView>(&model.snapshot);
+    targets.any(|view| can_be_repeated(&view.record))
+}
+
+fn can_be_repeated(record: &OperationRecord) -> bool {
+    !matches!(record.state, OperationState::Running | OperationState::Done)
+        && matches!(
+            record.kind,
+            OperationKind::ImagePull
+                | OperationKind::KernelPull
+                | OperationKind::VmStart
+                | OperationKind::VmStop
+                | OperationKind::VmRestart
+        )
 }
 
 fn command(record: &OperationRecord) -> Option<Command> {
-    if matches!(record.state, OperationState::Running | OperationState::Done) {
+    if !can_be_repeated(record) {
         return None;
     }
     let name = record.target.clone();

@@ -11,18 +11,18 @@ use crate::model::deck::KernelRow;
 use crate::model::{Model, View};
 
 /// Whether an action makes sense now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
     Available,
     /// Not now; the reason, for a message.
-    Unavailable(String),
+    Unavailable(&'static str),
     /// Never in this view.
     Elsewhere,
 }
 
 impl Availability {
-    fn when(yes: bool, otherwise: &str) -> Self {
-        if yes { Self::Available } else { Self::Unavailable(otherwise.to_owned()) }
+    fn when(yes: bool, otherwise: &'static str) -> Self {
+        if yes { Self::Available } else { Self::Unavailable(otherwise) }
     }
 }
 
@@ -35,18 +35,18 @@ pub fn availability(model: &Model, action: Action) -> Availability {
     }
     if info.impact != Impact::Looks {
         if model.read_only {
-            return Unavailable("this console only looks on (--read-only)".into());
+            return Unavailable("this console only looks on (--read-only)");
         }
         if !model.engine_open {
-            return Unavailable("the engine is still opening".into());
+            return Unavailable("the engine is still opening");
         }
     }
-    let vms = |wanted: fn(VmState) -> bool, otherwise: &str| {
-        let targets = model.vms.targets::<Vm>(&model.snapshot);
-        if targets.is_empty() {
-            return Unavailable("no machine is selected".into());
+    let vms = |wanted: fn(VmState) -> bool, otherwise: &'static str| {
+        let mut targets = model.vms.targets::<Vm>(&model.snapshot).peekable();
+        if targets.peek().is_none() {
+            return Unavailable("no machine is selected");
         }
-        Availability::when(targets.iter().any(|vm| wanted(vm.state)), otherwise)
+        Availability::when(targets.any(|vm| wanted(vm.state)), otherwise)
     };
     match action {
         Action::StartVm => vms(
@@ -65,7 +65,7 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             "there are no details here",
         ),
         Action::FullConsole | Action::ConsoleType => match model.selected_vm() {
-            None => Unavailable("no machine is selected".into()),
+            None => Unavailable("no machine is selected"),
             Some(vm) => Availability::when(vm.state.has_process(), "the machine does not run"),
         },
         Action::ConsoleNext | Action::ConsolePrevious => Availability::when(
@@ -73,7 +73,7 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             "nothing was searched for yet",
         ),
         Action::Shell => match model.vms.current::<Vm>(&model.snapshot) {
-            None => Unavailable("no machine is selected".into()),
+            None => Unavailable("no machine is selected"),
             Some(vm) => Availability::when(vm.state == VmState::Running, "a shell needs a running machine"),
         },
         Action::EditVm => Availability::when(model.selected_vm().is_some(), "no machine is selected"),
@@ -81,17 +81,17 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             vms(|state| matches!(state, VmState::Running | VmState::Paused), "only what runs can be paused")
         }
         Action::PromoteVm => match model.selected_vm() {
-            None => Unavailable("no machine is selected".into()),
-            Some(vm) if vm.state.has_process() => Unavailable("it runs: stop it first".into()),
+            None => Unavailable("no machine is selected"),
+            Some(vm) if vm.state.has_process() => Unavailable("it runs: stop it first"),
             Some(vm) => Availability::when(vm.boot.is_some(), "it has never booted: promote its image"),
         },
         Action::PromoteImage => match model.selected_image() {
-            None => Unavailable("no image is selected".into()),
+            None => Unavailable("no image is selected"),
             Some(image) => Availability::when(!image.managed, "its files are vmdeck's own already"),
         },
         Action::ExportImage => Availability::when(model.selected_image().is_some(), "no image is selected"),
         Action::RetryOperation => {
-            Availability::when(!again::commands(model).is_empty(), "nothing here that can be done again")
+            Availability::when(again::any(model), "nothing here that can be done again")
         }
         Action::SaveLog => Availability::when(!model.log.lines.is_empty(), "there is nothing here"),
         Action::BootImage => Availability::when(
@@ -99,16 +99,16 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             "no image is selected",
         ),
         Action::DeleteImage => Availability::when(
-            !model.images.targets::<Image>(&model.snapshot).is_empty(),
+            model.images.targets::<Image>(&model.snapshot).next().is_some(),
             "no image is selected",
         ),
         Action::DeleteKernel => {
-            let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
-            Availability::when(targets.iter().any(|row| row.here().is_some()), "it is not here")
+            let mut targets = model.kernels.targets::<KernelRow>(&model.snapshot);
+            Availability::when(targets.any(|row| row.here().is_some()), "it is not here")
         }
         Action::CancelOperation => {
-            let targets = model.operations.targets::<OperationView>(&model.snapshot);
-            let running = targets.iter().any(|view| view.record.state == OperationState::Running);
+            let mut targets = model.operations.targets::<OperationView>(&model.snapshot);
+            let running = targets.any(|view| view.record.state == OperationState::Running);
             Availability::when(running, "it has ended already")
         }
         Action::Open | Action::Mark | Action::MarkRange | Action::MarkInvert | Action::Yank => {
@@ -118,9 +118,7 @@ pub fn availability(model: &Model, action: Action) -> Availability {
         Action::Filter | Action::Sort | Action::SortReverse => {
             Availability::when(model.list().is_some_and(|list| list.total > 0), "there is nothing here")
         }
-        Action::NextTab | Action::PreviousTab if model.view != View::Vms => {
-            Unavailable("no tabs here".into())
-        }
+        Action::NextTab | Action::PreviousTab if model.view != View::Vms => Unavailable("no tabs here"),
         Action::NextPane | Action::PreviousPane => {
             let any = model.list().is_some_and(|list| !list.rows.is_empty());
             Availability::when(any, "there is only one pane here")

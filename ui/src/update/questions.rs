@@ -40,11 +40,11 @@ fn machines(count: usize) -> String {
 
 pub(super) fn vm_names(model: &Model, wanted: impl Fn(&Vm) -> bool) -> Vec<String> {
     let targets = model.vms.targets::<Vm>(&model.snapshot);
-    targets.into_iter().filter(|vm| wanted(vm)).map(|vm| vm.name.clone()).collect()
+    targets.filter(|vm| wanted(vm)).map(|vm| vm.name.clone()).collect()
 }
 
 pub(super) fn delete_vms(model: &mut Model) {
-    let targets = model.vms.targets::<Vm>(&model.snapshot);
+    let targets: Vec<&Vm> = model.vms.targets(&model.snapshot).collect();
     let running = targets.iter().filter(|vm| vm.state.has_process()).count();
     let mut consequences = vec!["Their disks go with everything on them. This cannot be undone.".to_owned()];
     if running > 0 {
@@ -88,7 +88,10 @@ pub(super) fn force_off(model: &mut Model) {
         effects: effects.collect(),
         consequences: vec![
             "What the guest has not written to its disks yet is lost, as when the plug is pulled.".into(),
-            "The machine, its disks and its settings stay.".into(),
+            match names.len() {
+                1 => "The machine, its disks and its settings stay.".into(),
+                _ => "The machines, their disks and their settings stay.".into(),
+            },
         ],
         targets: names,
         verb: "Force off",
@@ -161,7 +164,7 @@ fn in_use<'a>(names: impl Iterator<Item = (&'a str, Vec<&'a str>)>) -> Option<St
 }
 
 pub(super) fn delete_images(model: &mut Model) {
-    let targets = model.images.targets::<Image>(&model.snapshot);
+    let targets: Vec<&Image> = model.images.targets(&model.snapshot).collect();
     let users = |image: &Image| {
         let users = model.snapshot.vms.iter().filter(|vm| vm.image_id == image.id);
         users.map(|vm| vm.name.as_str()).collect::<Vec<_>>()
@@ -192,7 +195,7 @@ pub(super) fn delete_images(model: &mut Model) {
 
 pub(super) fn delete_kernels(model: &mut Model) {
     let targets = model.kernels.targets::<KernelRow>(&model.snapshot);
-    let targets: Vec<&Kernel> = targets.into_iter().filter_map(KernelRow::here).collect();
+    let targets: Vec<&Kernel> = targets.filter_map(KernelRow::here).collect();
     let users = |kernel: &Kernel| {
         let users = model.snapshot.vms.iter().filter(|vm| vm.uses_kernel(&kernel.name));
         users.map(|vm| vm.name.as_str()).collect::<Vec<_>>()

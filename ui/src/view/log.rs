@@ -56,7 +56,7 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines:
     if log.wrap && log.follow {
         let mut rows = 0;
         let fits = log.matching().rev().take_while(|line| {
-            rows += text::wrap(&line.text, text_width(lines)).len();
+            rows += text::wrap(&line.text, text_width(lines)).count();
             rows <= height
         });
         from = count - fits.count().clamp(1, count);

@@ -63,8 +63,7 @@ impl<'a, 'b> Pen<'a, 'b> {
     /// Writes a text behind a mark; further lines are indented to where the first began.
     pub(super) fn hanging(&mut self, mark: &str, mark_style: Style, text: &str, style: Style) {
         let indent = text::width(mark);
-        for (index, part) in text::wrap(text, self.area.width.saturating_sub(indent)).into_iter().enumerate()
-        {
+        for (index, part) in text::wrap(text, self.area.width.saturating_sub(indent)).enumerate() {
             self.line(|line| {
                 if index == 0 {
                     line.put(mark, mark_style);
@@ -84,8 +83,7 @@ impl<'a, 'b> Pen<'a, 'b> {
     /// A label and its value, which wraps.
     pub(super) fn field(&mut self, label: &str, value: &str) {
         let (dim, style) = (self.model.theme.dim, self.model.theme.text);
-        for (index, part) in text::wrap(value, self.area.width.saturating_sub(LABEL)).into_iter().enumerate()
-        {
+        for (index, part) in text::wrap(value, self.area.width.saturating_sub(LABEL)).enumerate() {
             self.line(|line| {
                 if index == 0 {
                     line.column(label, LABEL, dim);
