@@ -41,9 +41,9 @@ impl Rates {
             return;
         }
         self.sampled_at = now;
-        let running = |view: &&OperationView| view.record.state == OperationState::Running;
-        self.operations.retain(|id, _| operations.iter().filter(running).any(|view| view.record.id == *id));
-        for view in operations.iter().filter(running) {
+        let running = || operations.iter().filter(|view| is_running(view));
+        self.operations.retain(|id, _| running().any(|view| view.record.id == *id));
+        for view in running() {
             let meters = self.operations.entry(view.record.id.clone()).or_default();
             for (index, part) in view.progress.parts().iter().enumerate() {
                 let done = part.done();
@@ -60,9 +60,9 @@ impl Rates {
         self.operations.get(id)?.get(index)?.rate.filter(|rate| *rate >= 1.0)
     }
 
-    /// Bytes per second of a whole operation.
+    /// Bytes per second of a whole operation; none of one that has ended since the last sample.
     pub fn of_operation(&self, view: &OperationView) -> Option<f64> {
-        let meters = self.operations.get(&view.record.id)?;
+        let meters = self.operations.get(&view.record.id).filter(|_| is_running(view))?;
         let parts = view.progress.parts();
         let bytes = meters.iter().zip(parts.iter()).filter(|(_, part)| part.unit() == ProgressUnit::Bytes);
         let sum: f64 = bytes.filter_map(|(meter, _)| meter.rate).sum();
@@ -72,7 +72,7 @@ impl Rates {
     /// For how long nothing has come of what an operation waits for, in milliseconds, once that is
     /// longer than a slow line needs between two packets.
     pub fn stalled(&self, view: &OperationView) -> Option<Milliseconds> {
-        let meters = self.operations.get(&view.record.id)?;
+        let meters = self.operations.get(&view.record.id).filter(|_| is_running(view))?;
         let parts = view.progress.parts();
         let active = meters.iter().zip(parts.iter()).filter(|(_, part)| {
             part.unit() == ProgressUnit::Bytes
@@ -82,6 +82,10 @@ impl Rates {
         let moved_at = active.map(|(meter, _)| meter.moved_at).max()?;
         Some(self.sampled_at - moved_at).filter(|since| *since >= STALLED)
     }
+}
+
+fn is_running(view: &OperationView) -> bool {
+    view.record.state == OperationState::Running
 }
 
 impl Meter {

@@ -26,8 +26,7 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
     .measured(|view| text::width(&view.record.target)),
     Column::<OperationView>::new("PROGRESS", 2, (20, 28), operation_progress),
     Column::<OperationView>::new("RATE", 4, (10, 10), |cell, view| {
-        let running = view.record.state == OperationState::Running;
-        if running && cell.model.rates.stalled(view).is_some() {
+        if cell.model.rates.stalled(view).is_some() {
             let style = cell.model.theme.warning;
             cell.text("stalled", style);
         } else if let Some(rate) = cell.model.rates.of_operation(view) {
@@ -40,7 +39,7 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
     Column::<OperationView>::new("LEFT", 5, (6, 6), |cell, view| {
         let (done, total) = view.progress.bytes();
         let rate = cell.model.rates.of_operation(view);
-        if let (OperationState::Running, Some(left)) = (view.record.state, time_left(done, total, rate)) {
+        if let Some(left) = time_left(done, total, rate) {
             let style = cell.model.theme.dim;
             cell.format(format_args!("{}", Span(left)), style);
         }
@@ -58,7 +57,7 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
         }
     })
     .right(),
-    Column::<OperationView>::new("BEGAN", 6, (8, 8), |cell, view| {
+    Column::<OperationView>::new("BEGAN", 7, (8, 8), |cell, view| {
         let style = cell.model.theme.dim;
         cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
     })

@@ -50,8 +50,7 @@ pub(super) fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
         let (done, total) = view.progress.bytes();
         pen.line(|line| {
             line.put("Parts", theme.title);
-            let stalled = model.rates.stalled(view).filter(|_| record.state == OperationState::Running);
-            if let Some(since) = stalled {
+            if let Some(since) = model.rates.stalled(view) {
                 line.format(format_args!("  nothing for {}", Span(since)), theme.warning);
             } else if let Some(rate) = model.rates.of_operation(view) {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
