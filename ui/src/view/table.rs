@@ -14,8 +14,11 @@ use crate::text;
 /// Most columns a table may have.
 const COLUMNS: usize = 12;
 
+/// Rank from which on a column only gets room that no other needs for what it has to say.
+const SECOND: u8 = 6;
+
 /// Rank from which on a column only gets room that no other can use.
-const EXTRA: u8 = 6;
+const EXTRA: u8 = 7;
 
 /// Columns left free at the left for the cursor and the mark.
 const GUTTER: u16 = 2;
@@ -74,13 +77,15 @@ pub(super) fn arrange<T: Listed>(
 ) -> [(u16, u16); COLUMNS] {
     let all = T::rows(&model.snapshot);
     let rows = || list.rows.iter().filter_map(|&index| all.get(index as usize));
-    place(columns, width, |column| match column.measure {
-        Some(measure) => rows().map(measure).max().unwrap_or(0).clamp(column.min, column.max),
-        None => column.max,
-    })
+    place(columns, width, |column| column.measure.map(|measure| rows().map(measure).max().unwrap_or(0)))
 }
 
-fn place<T>(columns: &[Column<T>], width: u16, wanted: impl Fn(&Column<T>) -> u16) -> [(u16, u16); COLUMNS] {
+/// `content` is what a column's content takes, for those that grow with it.
+fn place<T>(
+    columns: &[Column<T>],
+    width: u16,
+    content: impl Fn(&Column<T>) -> Option<u16>,
+) -> [(u16, u16); COLUMNS] {
     let columns = &columns[..columns.len().min(COLUMNS)];
     let room = width.saturating_sub(GUTTER + 1);
     let mut widths = [0u16; COLUMNS];
@@ -88,38 +93,45 @@ fn place<T>(columns: &[Column<T>], width: u16, wanted: impl Fn(&Column<T>) -> u1
         let shown = widths.iter().filter(|width| **width > 0);
         shown.fold(0u16, |sum, width| sum.saturating_add(width + 2)).saturating_sub(2)
     };
-    let mut most = [0u16; COLUMNS];
-    for (most, column) in most.iter_mut().zip(columns) {
-        *most = wanted(column);
+    // Where there is little room, a column with less to say than it could leaves the rest to others.
+    let (mut least, mut most) = ([0u16; COLUMNS], [0u16; COLUMNS]);
+    for ((least, most), column) in least.iter_mut().zip(&mut most).zip(columns) {
+        let title = text::width(column.title) + u16::from(column.sort.is_some());
+        let content = content(column);
+        *least = content.map_or(column.min, |content| content.max(title).min(column.min));
+        *most = content.map_or(column.max, |content| content.clamp(*least, column.max));
     }
     let highest = columns.iter().map(|column| column.rank).max().unwrap_or(0);
     'ranks: for rank in 0..=highest {
-        for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.rank == rank) {
+        for index in (0..columns.len()).filter(|index| columns[*index].rank == rank) {
             let mut with = widths;
-            // What is only nice to have comes after all that the others could use.
-            if rank >= EXTRA {
-                with.iter_mut()
-                    .zip(most)
-                    .filter(|(width, _)| **width > 0)
-                    .for_each(|(width, most)| *width = most);
+            for ((width, most), column) in with.iter_mut().zip(most).zip(columns) {
+                if *width > 0 && (rank >= EXTRA || rank >= SECOND && column.measure.is_some()) {
+                    *width = most;
+                }
             }
-            with[index] = column.min;
+            with[index] = least[index];
             if needed(&with) > room && rank > 0 {
                 break 'ranks;
             }
-            widths[index] = column.min;
+            widths[index] = least[index];
         }
     }
     // What is left over goes to the columns that can use it, a part to each by turns: first to those
-    // that have more to say, then to those that only look better so.
+    // that have more to say, then to those that only look better so, at last to those that have less
+    // to say than they usually have.
     let mut left = room.saturating_sub(needed(&widths));
-    for measured in [true, false] {
+    let rounds: [fn(&Column<T>, u16) -> u16; 3] = [
+        |column, most| if column.measure.is_some() { most } else { 0 },
+        |column, most| if column.measure.is_none() { most } else { 0 },
+        |column, most| column.min.max(most),
+    ];
+    for limit in rounds {
         let mut given = true;
         while left > 0 && given {
             given = false;
-            let these = columns.iter().zip(widths.iter_mut()).zip(most);
-            for ((_, width), most) in these.filter(|((column, _), _)| column.measure.is_some() == measured) {
-                if *width > 0 && *width < most && left > 0 {
+            for ((column, width), most) in columns.iter().zip(widths.iter_mut()).zip(most) {
+                if *width > 0 && *width < limit(column, most) && left > 0 {
                     (*width, left, given) = (*width + 1, left - 1, true);
                 }
             }
@@ -298,11 +310,25 @@ mod tests {
     #[test]
     fn what_matters_least_is_left_out_first() {
         let columns = [column(10, 30, 0), column(8, 8, 1), column(6, 6, 3), column(5, 20, 2)];
-        let widths = |width| place(&columns, width, |column| column.max).map(|(_, width)| width);
+        let widths = |width| place(&columns, width, |_| None).map(|(_, width)| width);
         assert_eq!(widths(100)[..4], [30, 8, 6, 20]);
         assert_eq!(widths(33)[..4], [12, 8, 0, 6]);
         assert_eq!(widths(24)[..4], [11, 8, 0, 0]);
         assert_eq!(widths(5)[..4], [2, 0, 0, 0]);
         assert_eq!(widths(0)[..4], [0, 0, 0, 0]);
+    }
+    #[test]
+    fn a_column_with_little_to_say_leaves_its_room_to_others_that_need_it() {
+        let measured = |min, max, rank| column(min, max, rank).measured(|_| 0);
+        let columns = [measured(10, 30, 0), measured(8, 20, 1), column(4, 4, 2)];
+        let widths = |width, first, second| {
+            let content = |column: &Column<u8>| Some(if column.rank == 0 { first } else { second });
+            place(&columns, width, |column| column.measure.and_then(|_| content(column)))
+                .map(|(_, width)| width)
+        };
+        assert_eq!(widths(27, 5, 18)[..3], [5, 11, 4]);
+        assert_eq!(widths(34, 5, 12)[..3], [10, 12, 4]);
+        assert_eq!(widths(60, 5, 12)[..3], [10, 12, 4]);
+        assert_eq!(widths(60, 40, 12)[..3], [30, 12, 4]);
     }
 }

@@ -7,6 +7,9 @@ use crate::format::Bytes;
 use crate::text;
 use crate::view::table::Column;
 
+/// What stands for the reference of an image that was registered.
+const UNMANAGED: &str = "registered: files of your own";
+
 pub(in crate::view) const IMAGES: &[Column<Image>] = &[
     Column::<Image>::new("NAME", 0, (14, 34), |cell, image| cell.name(&image.name))
         .sorted(0)
@@ -21,9 +24,12 @@ pub(in crate::view) const IMAGES: &[Column<Image>] = &[
     created(2, 2),
     Column::<Image>::new("REFERENCE", 4, (16, 70), |cell, image| {
         let style = cell.model.theme.dim;
-        let unmanaged = if image.managed { "" } else { "registered: files of your own" };
-        cell.reference(image.reference.as_deref().unwrap_or(unmanaged), style);
+        match &image.reference {
+            Some(reference) => cell.reference(reference, style),
+            None if image.managed => {}
+            None => cell.text(UNMANAGED, style),
+        }
     })
     .sorted(3)
-    .measured(|image| image.reference.as_deref().map_or(29, text::width)),
+    .measured(|image| text::width(image.reference.as_deref().unwrap_or(UNMANAGED))),
 ];
