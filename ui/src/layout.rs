@@ -91,7 +91,9 @@ pub fn layout(model: &Model) -> Layout {
             bar,
         };
     }
-    if model.zoom {
+    // Of nothing there are no details; what to do about it is told at full width.
+    let empty = model.snapshot.generation > 0 && model.list().is_some_and(|list| list.total == 0);
+    if model.zoom && !empty {
         let lines = below(body, 1);
         let lines = if console { lines } else { inset(lines) };
         return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
@@ -101,7 +103,7 @@ pub fn layout(model: &Model) -> Layout {
         let rows = below(list, 2);
         Rect { height: rows.height.saturating_sub(strip), ..rows }
     };
-    if width >= WIDE {
+    if width >= WIDE && !empty {
         // The list needs about 100 columns for everything it has to say; the rest is the details'.
         let list_width = (width * 11 / 20).min(width - 50);
         let list = Rect { width: list_width, ..body };
@@ -118,7 +120,7 @@ pub fn layout(model: &Model) -> Layout {
             bar,
         };
     }
-    if model.pane == Pane::Detail {
+    if model.pane == Pane::Detail && !empty {
         let lines = if console { below(body, 1) } else { inset(below(body, 1)) };
         return Layout { header, list: None, rows: nothing, detail: Some(body), lines, divider: None, bar };
     }

@@ -16,19 +16,33 @@ pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect) {
         height: area.height.saturating_sub(1),
     };
     let mut pen = Pen::new(model, painter, area, 0);
+    lines(&mut pen);
+    // What there is no room for is found in a window.
+    let hidden = pen.lines().saturating_sub(usize::from(area.height));
+    if hidden > 0 && model.view == View::Vms {
+        let y = area.bottom().saturating_sub(1);
+        painter.clear(Rect { y, height: 1, ..area }, model.theme.text);
+        let key = key(model, Action::Doctor);
+        let text = format_args!("{} more lines: {key} shows what there is to know of this host", hidden + 1);
+        painter.format(area.x, y, area.width, text, model.theme.dim);
+    }
+}
+
+fn lines(pen: &mut Pen<'_, '_>) {
+    let model = pen.model;
     match model.view {
-        View::Vms => machines(&mut pen),
+        View::Vms => machines(pen),
         View::Images => {
             pen.text("There is no image here yet.", model.theme.text);
             pen.blank();
-            step(&mut pen, Action::PullImage, "pull one: debian:12, alpine, any image of any registry");
+            step(pen, Action::PullImage, "pull one: debian:12, alpine, any image of any registry");
             pen.blank();
             pen.text("A machine is made of an image; making one pulls its image by itself.", model.theme.dim);
         }
         View::Kernels => {
             pen.text("There is no kernel here yet.", model.theme.text);
             pen.blank();
-            step(&mut pen, Action::PullKernel, "pull one from this host's package archive");
+            step(pen, Action::PullKernel, "pull one from this host's package archive");
             pen.blank();
             pen.text("The first machine that starts pulls one by itself.", model.theme.dim);
         }
@@ -70,11 +84,12 @@ fn machines(pen: &mut Pen<'_, '_>) {
 }
 
 fn step(pen: &mut Pen<'_, '_>, action: Action, what: &str) {
-    let (theme, keys) = (&pen.model.theme, pen.model.keymap.keys_of(action));
-    let key = keys.map_or_else(|| format!(":{}", action.info().name), crate::keymap::sequence);
-    pen.line(|line| {
-        line.skip(2);
-        line.column(&key, 4, theme.key);
-        line.put(what, theme.text);
-    });
+    let (theme, key) = (&pen.model.theme, key(pen.model, action));
+    pen.hanging(&format!("  {key:<4}"), theme.key, what, theme.text);
+}
+
+/// What to press for it.
+fn key(model: &Model, action: Action) -> String {
+    let keys = model.keymap.keys_of(action);
+    keys.map_or_else(|| format!(":{}", action.info().name), crate::keymap::sequence)
 }
