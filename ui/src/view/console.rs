@@ -4,10 +4,14 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::action::Action;
-use crate::model::Model;
 use crate::model::console::{Attachment, ConsolePane};
+use crate::model::{Model, View, VmTab};
 use crate::options::ThemeChoice;
 use crate::paint::Painter;
+use crate::text;
+
+/// Columns of the line that is searched for.
+const SEARCH: u16 = 36;
 
 pub(super) fn paint(model: &Model, painter: &mut Painter<'_>, area: Rect, lines: Rect) {
     let theme = &model.theme;
@@ -53,13 +57,20 @@ fn state(model: &Model, painter: &mut Painter<'_>, area: Rect, console: &Console
     let theme = &model.theme;
     let right = area.right().saturating_sub(1);
     if let Some(input) = &console.search_input {
-        let width = 36.min(area.width.saturating_sub(4));
+        let width = SEARCH.min(area.width.saturating_sub(4));
         let x = right - width;
         let used = painter.text(x, area.y, 3, " / ", theme.key);
         super::windows::input(model, painter, Rect::new(x + used, area.y, width - used, 1), input, "", true);
         return;
     }
-    let (text, style) = match console.attachment {
+    let Some((text, style)) = told(model, console) else { return };
+    painter.text_right(area.x, area.y, area.width.saturating_sub(1), &text, style);
+}
+
+/// What the rule over the console tells of it.
+fn told(model: &Model, console: &ConsolePane) -> Option<(String, Style)> {
+    let theme = &model.theme;
+    Some(match console.attachment {
         Attachment::Attached => (" ctrl-] leaves ".to_owned(), theme.warning.bold()),
         Attachment::Asking => (" connecting ".to_owned(), theme.busy),
         Attachment::Watching if console.scrolled() > 0 => {
@@ -69,9 +80,18 @@ fn state(model: &Model, painter: &mut Painter<'_>, area: Rect, console: &Console
             let keys = model.keymap.keys_of(Action::ConsoleType).map(crate::keymap::sequence);
             (format!(" {} types into it ", keys.unwrap_or_default()), theme.dim)
         }
-        Attachment::Watching => return,
-    };
-    painter.text_right(area.x, area.y, area.width.saturating_sub(1), &text, style);
+        Attachment::Watching => return None,
+    })
+}
+
+/// Columns at the right end of the rule that are the console's.
+pub(super) fn told_width(model: &Model) -> u16 {
+    let shown = model.view == View::Vms && model.vm_tab == VmTab::Console;
+    let Some(console) = model.console.as_ref().filter(|_| shown) else { return 0 };
+    if console.search_input.is_some() {
+        return SEARCH + 1;
+    }
+    told(model, console).map_or(0, |(text, _)| text::width(&text) + 1)
 }
 
 /// Marks what was searched for in the lines in sight.
@@ -80,12 +100,12 @@ fn highlight(painter: &mut Painter<'_>, model: &Model, console: &ConsolePane, li
     if needle.is_empty() {
         return;
     }
-    let width = crate::text::width(&needle);
-    for (row, text) in console.screen().rows(from.1, lines.width).skip(usize::from(from.0)).enumerate() {
+    let width = text::width(&needle);
+    for (row, line) in console.screen().rows(from.1, lines.width).skip(usize::from(from.0)).enumerate() {
         let Some(y) = u16::try_from(row).ok().filter(|row| *row < lines.height) else { break };
-        let text = text.to_lowercase();
-        for (at, _) in text.match_indices(&needle) {
-            let x = lines.x + crate::text::width(&text[..at]);
+        let line = line.to_lowercase();
+        for (at, _) in line.match_indices(&needle) {
+            let x = lines.x + text::width(&line[..at]);
             painter.style(Rect { x, y: lines.y + y, width, height: 1 }, model.theme.matched);
         }
     }

@@ -115,8 +115,10 @@ fn name_width(view: View, area: Rect, name: &str) -> u16 {
 fn tabs(model: &Model, area: Rect, name: &str) -> [(u16, u16); 7] {
     let name = name_width(View::Vms, area, name);
     let from = if name > 0 { name + 4 } else { 1 };
+    let told = console::told_width(model);
     let room = area.width.saturating_sub(from + 1);
     let blanks = if tabs_width(2) <= room { 2 } else { 1 };
+    let room = room.saturating_sub(told);
     let width = |tab: &VmTab| text::width(tab.title()) + blanks;
     let here = VmTab::ALL.iter().position(|tab| *tab == model.vm_tab).unwrap_or(0);
     let fits = |first: &usize| VmTab::ALL[*first..=here].iter().map(width).sum::<u16>() <= room;
@@ -124,6 +126,10 @@ fn tabs(model: &Model, area: Rect, name: &str) -> [(u16, u16); 7] {
     let mut x = area.x + from;
     let mut places = [(x, 0); 7];
     for (place, tab) in places.iter_mut().zip(&VmTab::ALL).skip(first) {
+        // What the console tells is not painted over half a tab.
+        if told > 0 && x + width(tab) + told > area.right() {
+            break;
+        }
         *place = (x, width(tab));
         x += width(tab);
     }
