@@ -69,6 +69,11 @@ pub struct Ask {
 
 impl AskField {
     fn text(label: &'static str, value: impl Into<String>, placeholder: impl Into<String>) -> Self {
+        Self { label, placeholder: placeholder.into(), entry: Entry::Text(TextInput::offer(value)) }
+    }
+
+    /// With a text that is more often added to than replaced.
+    fn list(label: &'static str, value: impl Into<String>, placeholder: impl Into<String>) -> Self {
         Self { label, placeholder: placeholder.into(), entry: Entry::Text(TextInput::new(value)) }
     }
 
@@ -152,7 +157,7 @@ impl Ask {
             AskField::text("CPUs", settings.cpus.to_string(), ""),
             AskField::text("Memory", format!("{}M", settings.memory_mib), "such as 512M or 2G"),
             AskField::text("Disk", format!("{}G", settings.disk_bytes.div_ceil(1 << 30)), "it only grows"),
-            AskField::text("Ports", ports_text(&settings.ports), "none; such as 8080:80, 5353:53/udp"),
+            AskField::list("Ports", ports_text(&settings.ports), "none; such as 8080:80, 5353:53/udp"),
         ];
         Self::new(AskKind::EditVm { id: vm.id.clone(), name: vm.name.clone() }, fields)
     }
@@ -255,7 +260,7 @@ impl Ask {
             if let Some(Entry::Text(file)) = self.fields.first_mut().map(|field| &mut field.entry)
                 && file.text() == from
             {
-                file.set(to);
+                *file = if file.is_offered() { TextInput::offer(to) } else { TextInput::new(to) };
             }
         }
     }

@@ -96,7 +96,7 @@ impl NewVmForm {
             || snapshot.images.iter().max_by_key(|image| image.created_at).map(|image| image.name.as_str());
         Self {
             focus: Field::Image,
-            image: TextInput::new(image.or_else(newest).unwrap_or_default()),
+            image: TextInput::offer(image.or_else(newest).unwrap_or_default()),
             name: TextInput::default(),
             kernel: None,
             cpus: TextInput::default(),

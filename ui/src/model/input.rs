@@ -13,12 +13,25 @@ pub struct TextInput {
     text: String,
     /// Byte offset, on a character's boundary.
     cursor: usize,
+    /// Nobody has typed it: what is typed first takes its place, as that of a selected text.
+    offered: bool,
 }
 
 impl TextInput {
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { cursor: text.len(), text }
+        Self { cursor: text.len(), text, offered: false }
+    }
+
+    /// A text that may be taken as it is; the first character typed takes its place.
+    pub fn offer(text: impl Into<String>) -> Self {
+        let input = Self::new(text);
+        Self { offered: !input.text.is_empty(), ..input }
+    }
+
+    /// Whether the text is one that was offered, and not touched since.
+    pub fn is_offered(&self) -> bool {
+        self.offered
     }
 
     pub fn text(&self) -> &str {
@@ -35,6 +48,7 @@ impl TextInput {
 
     /// Takes text over as it is, whatever keys it could have been: a paste. Line ends become blanks.
     pub fn paste(&mut self, text: &str) {
+        self.replace_offer();
         for character in text.trim_end_matches(['\r', '\n']).chars() {
             if character.is_control() {
                 if matches!(character, '\n' | '\t') {
@@ -43,6 +57,12 @@ impl TextInput {
             } else {
                 self.insert(character);
             }
+        }
+    }
+
+    fn replace_offer(&mut self) {
+        if self.offered {
+            *self = Self::default();
         }
     }
 
@@ -57,7 +77,11 @@ impl TextInput {
     pub fn key(&mut self, key: Key) -> bool {
         let Key { code, ctrl, alt, .. } = key;
         match (code, ctrl, alt) {
-            (KeyCode::Char(character), false, false) => self.insert(character),
+            (KeyCode::Char(character), false, false) => {
+                self.replace_offer();
+                self.insert(character);
+            }
+            (KeyCode::Backspace | KeyCode::Delete, false, false) if self.offered => self.replace_offer(),
             (KeyCode::Backspace, false, false) | (KeyCode::Char('h'), true, false) => {
                 let from = self.before();
                 self.text.drain(from..self.cursor);
@@ -89,6 +113,8 @@ impl TextInput {
             (KeyCode::End, ..) | (KeyCode::Char('e'), true, false) => self.cursor = self.text.len(),
             _ => return false,
         }
+        // Moved in or shortened: the text is the user's now.
+        self.offered = false;
         true
     }
 
@@ -138,6 +164,24 @@ mod tests {
         ] {
             assert_eq!(typed(keys).text(), text, "{keys}");
         }
+    }
+
+    #[test]
+    fn an_offered_text_gives_way_to_what_is_typed_and_not_to_what_edits_it() {
+        for (keys, text) in
+            [("x", "x"), ("x y", "xy"), ("end x", "postgres:17x"), ("backspace", ""), ("ctrl-w", "postgres:")]
+        {
+            let mut input = TextInput::offer("postgres:17");
+            for key in keys.split(' ') {
+                input.key(Key::parse(key).unwrap());
+            }
+            assert_eq!(input.text(), text, "{keys}");
+            assert!(!input.is_offered());
+        }
+        let mut input = TextInput::offer("postgres:17");
+        input.paste("debian");
+        assert_eq!(input.text(), "debian");
+        assert!(!input.key(Key::parse("tab").unwrap()) && TextInput::offer("x").is_offered());
     }
 
     #[test]

@@ -108,6 +108,10 @@ pub(super) fn input(
     }
     let x = area.x + painter.text(area.x, area.y, area.width, &before[from..], style);
     painter.text(x, area.y, area.right().saturating_sub(x), after, style);
+    if focused && input.is_offered() {
+        // As a selected text, since typing takes its place.
+        painter.style(Rect { width: x - area.x, height: 1, ..area }, theme.selected);
+    }
     if focused {
         painter.style(Rect { x, width: 1, height: 1, ..area }, theme.cursor);
     }
