@@ -173,6 +173,11 @@ impl Session {
 
     /// The pidfd is readable: takes the exit status.
     pub(super) fn reap(&mut self) {
+        // It was taken before. The event comes again while a child that was just forked has a copy of the
+        // descriptor, until it executes its program.
+        if self.status.is_some() {
+            return;
+        }
         let status = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, code)) => {
                 ExitStatus::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
