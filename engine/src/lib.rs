@@ -25,6 +25,8 @@ pub mod snapshot;
 mod space;
 pub mod staging;
 pub mod store;
+#[cfg(test)]
+mod test_support;
 pub mod vm;
 pub mod vmm;
 

@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
 
 use crate::error::{Error, Result};
 use crate::vm::record::{PortForward, Protocol};
@@ -61,10 +64,16 @@ pub fn check(forwards: &[PortForward]) -> Result<()> {
 
 /// Whether a program could listen on the host's side now. Another one may take it right after.
 pub fn probe(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<()> {
-    let socket = SocketAddrV4::new(address, port);
     match protocol {
-        Protocol::Tcp => TcpListener::bind(socket).map(drop),
-        Protocol::Udp => UdpSocket::bind(socket).map(drop),
+        Protocol::Tcp => {
+            // Bound, not listened on. A child that another task has just forked has a copy of the socket
+            // until it executes its program, and QEMU gets a port that is bound so, but none that is
+            // listened on (SO_REUSEADDR, socket(7)).
+            let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            Ok(socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, port)))?)
+        }
+        Protocol::Udp => UdpSocket::bind(SocketAddrV4::new(address, port)).map(drop),
     }
 }
 
@@ -100,7 +109,10 @@ pub fn candidates(start: u64) -> impl Iterator<Item = u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::test_support::FreePort;
 
     fn tcp(host_port: u16, guest_port: u16) -> PortForward {
         PortForward { protocol: Protocol::Tcp, host_address: Ipv4Addr::LOCALHOST, host_port, guest_port }
@@ -118,12 +130,14 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_noticed() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let free = FreePort::new();
+        let port = free.number();
+        assert!(probe(Protocol::Tcp, Ipv4Addr::LOCALHOST, port).is_ok());
+        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         let error = probe(Protocol::Tcp, Ipv4Addr::LOCALHOST, port).unwrap_err();
         assert!(unavailable(&tcp(port, 80), error).to_string().contains("another program"));
-        drop(listener);
-        assert!(probe(Protocol::Tcp, Ipv4Addr::LOCALHOST, port).is_ok());
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert!(probe(Protocol::Udp, Ipv4Addr::LOCALHOST, udp.local_addr().unwrap().port()).is_err());
     }
 
     #[test]

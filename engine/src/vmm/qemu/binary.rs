@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,27 @@ impl Binary {
 
     /// Runs it for what it prints.
     async fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let fail = || format!("`{} {}` failed", self.path.display(), arguments.join(" "));
+        let output = self.run(arguments).await?;
+        if !output.status.success() {
+            let said = super::failure::last_words(&String::from_utf8_lossy(&output.stderr));
+            return Err(Error::host_cannot(format!("{}: {said}", self.failed(arguments)))
+                .with_hint("is the package of QEMU whole? Install it anew"));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Whether it takes these arguments. One that does not answer in time, on a host that is too busy, has
+    /// said neither yes nor no.
+    async fn takes(&self, arguments: &[&str]) -> Result<bool> {
+        Ok(self.run(arguments).await?.status.success())
+    }
+
+    fn failed(&self, arguments: &[&str]) -> String {
+        format!("`{} {}` failed", self.path.display(), arguments.join(" "))
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let fail = || self.failed(arguments);
         let output = tokio::process::Command::new(&self.path)
             .args(arguments)
             .env("LC_ALL", "C")
@@ -65,12 +85,7 @@ impl Binary {
             .await
             .map_err(|_| Error::host_cannot(fail() + ": it does not end"))?
             .map_err(|error| Error::host_cannot(fail()).with_source(error))?;
-        if !output.status.success() {
-            let said = super::failure::last_words(&String::from_utf8_lossy(&output.stderr));
-            return Err(Error::host_cannot(format!("{}: {said}", fail()))
-                .with_hint("is the package of QEMU whole? Install it anew"));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(output)
     }
 
     fn at(path: &Path) -> Option<Self> {
@@ -121,7 +136,7 @@ impl Features {
         let features = Self {
             binary: binary.clone(),
             version,
-            sandbox: binary.ask(&sandbox).await.is_ok(),
+            sandbox: binary.takes(&sandbox).await?,
             user_network: backends.lines().any(|line| line.trim() == "user"),
         };
         super::write_json(&path, &features)?;

@@ -29,6 +29,8 @@ use crate::process::detached::{self, Detached};
 const LOCK: &str = "recorder.lock";
 /// How long what QEMU wrote last may take to reach the disk.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for a machine that is to start again, which cannot before: better late than not.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Writes its input into a file of at most so many blocks of 512 bytes, and keeps one file before
 /// it. What was being written when the file was full is lost. The end of the input ends it.
@@ -56,8 +58,12 @@ pub(super) struct Recorder {
 
 /// Prepares the recording of a run that is about to begin in this folder.
 pub(super) async fn prepare(directory: &Path) -> Result<(Recorder, Recorded)> {
+    prepare_within(directory, RESTART_TIMEOUT).await
+}
+
+async fn prepare_within(directory: &Path, bound: Duration) -> Result<(Recorder, Recorded)> {
     let fail = |error| Error::io(format!("cannot record what `{}` says", directory.display()), error);
-    drained(directory).await;
+    drained_within(directory, bound).await;
     let lock = open(&directory.join(LOCK)).map_err(fail)?;
     lock.try_lock().map_err(|error| fail(error.into()))?;
     // The journal is of one run.
@@ -84,11 +90,15 @@ impl Recorder {
 
 /// Waits, for a bounded time, until all that an ended QEMU wrote is in the files.
 pub(super) async fn drained(directory: &Path) {
+    drained_within(directory, DRAIN_TIMEOUT).await;
+}
+
+async fn drained_within(directory: &Path, bound: Duration) {
     let (lock, never) = (directory.join(LOCK), CancellationToken::new());
     if !lock.exists() {
         return;
     }
-    match tokio::time::timeout(DRAIN_TIMEOUT, FileLock::acquire(&lock, &never)).await {
+    match tokio::time::timeout(bound, FileLock::acquire(&lock, &never)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "it is not known whether a console is written down"),
         Err(_) => tracing::warn!(directory = %directory.display(), "a console is still being written down"),
@@ -102,6 +112,7 @@ fn open(path: &Path) -> std::io::Result<File> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::time::Instant;
 
     use super::*;
 
@@ -114,6 +125,7 @@ mod tests {
         let mut journal = UnixStream::from(recorded.journal);
         // As QEMU does: what is not read makes the end a reset.
         journal.read_exact(&mut [0; JOURNAL_COMMANDS.len()]).unwrap();
+        let place = folder.path().to_owned();
         let flood = tokio::task::spawn_blocking(move || {
             for _ in 0..40 {
                 console.write_all(&[b'x'; 1 << 20]).unwrap();
@@ -121,12 +133,19 @@ mod tests {
             for _ in 0..2000 {
                 journal.write_all(&[b'y'; 1 << 10]).unwrap();
             }
-            // What is written while a file is full is lost: the end comes by itself.
-            std::thread::sleep(Duration::from_millis(500));
-            console.write_all(b"the end").unwrap();
-            journal.write_all(b"its end").unwrap();
+            // What is written while a file is full is lost: it is said until it is heard.
+            let end = |name: &str, words: &str, to: &mut dyn Write| {
+                let begun = Instant::now();
+                while !std::fs::read(place.join(name)).is_ok_and(|text| text.ends_with(words.as_bytes())) {
+                    assert!(begun.elapsed() < Duration::from_secs(60), "{name} does not end");
+                    to.write_all(words.as_bytes()).unwrap();
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            };
+            end("console.log", "the end", &mut console);
+            end("journal.out", "its end", &mut journal);
         });
-        tokio::time::timeout(Duration::from_secs(60), flood).await.unwrap().unwrap();
+        flood.await.unwrap();
         running.wait().await.unwrap();
         drained(folder.path()).await;
         for (name, limit, end) in
@@ -138,7 +157,10 @@ mod tests {
             let before = std::fs::metadata(path.with_file_name(format!("{name}.1"))).unwrap().len();
             assert!(before <= limit && before > 0, "{name}.1");
         }
-        assert!(FileLock::try_acquire(&folder.path().join(LOCK)).unwrap().is_some());
+        let lock = folder.path().join(LOCK);
+        let never = CancellationToken::new();
+        let free = FileLock::acquire(&lock, &never);
+        tokio::time::timeout(Duration::from_secs(60), free).await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -146,9 +168,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (recorder, recorded) = prepare(folder.path()).await.unwrap();
         let running = recorder.start().await.unwrap();
-        assert!(prepare(folder.path()).await.is_err());
+        assert!(prepare_within(folder.path(), Duration::from_millis(50)).await.is_err());
         drop(recorded);
-        tokio::time::timeout(Duration::from_secs(5), running.wait()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), running.wait()).await.unwrap().unwrap();
         prepare(folder.path()).await.unwrap();
     }
 }
