@@ -223,7 +223,13 @@ pub(super) struct UnknownRequest;
 pub(super) fn refused(refusal: &Refusal) -> Error {
     let message = refusal.message.escape_debug();
     match refusal.reason {
-        RefusalReason::Invalid => Error::usage(message.to_string()),
+        RefusalReason::Invalid => {
+            let error = Error::usage(message.to_string());
+            match next_step(&refusal.message) {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
+        }
         RefusalReason::Unknown => Error::failed(message.to_string())
             .with_source(UnknownRequest)
             .with_hint("the machine was started by an older vmdeck: restart it"),
@@ -231,6 +237,19 @@ pub(super) fn refused(refusal: &Refusal) -> Error {
         // It is there, and its mode or its kind forbids it.
         RefusalReason::NotExecutable => Error::conflict(message.to_string()),
         RefusalReason::Failed => Error::failed(message.to_string()),
+    }
+}
+
+/// What helps against a request that makes no sense in this machine, as its agent puts it.
+fn next_step(message: &str) -> Option<&'static str> {
+    if message.starts_with("the image has no user") {
+        Some("name one of its /etc/passwd, or a number, which needs no entry there (65534 is nobody's)")
+    } else if message.starts_with("the image has no group") {
+        Some("name one of its /etc/group, or a number, which needs no entry there")
+    } else if message.starts_with("the working directory") {
+        Some("name a folder that is there; without one the command begins in its user's home")
+    } else {
+        None
     }
 }
 
