@@ -75,12 +75,12 @@ pub async fn examine(engine: &crate::Engine) -> Result<Report> {
     let here = tokio::task::spawn_blocking(move || {
         let mut checks = place::checks(&root);
         checks.extend(tools::checks());
-        checks.push(network::bridged());
         checks
     });
     let mut checks = hypervisor::checks(engine).await;
     checks
         .extend(here.await.map_err(|error| Error::failed("looking at this host failed").with_source(error))?);
+    checks.push(network::bridged(engine.data().root()).await);
     checks.push(network::check());
     Ok(Report { checks })
 }
@@ -113,9 +113,13 @@ mod tests {
         ] {
             assert!(names.contains(&name), "{name} is not looked at");
         }
-        // The second look has nothing to prove any more.
-        let begin = std::time::Instant::now();
+        // The second look has nothing to prove any more: what the first one found is not written anew.
+        let found = || {
+            let verdict = std::fs::metadata(folder.path().join("data/cache/accelerator.json")).ok()?;
+            Some((std::os::unix::fs::MetadataExt::ino(&verdict), verdict.modified().unwrap()))
+        };
+        let before = found();
         assert_eq!(examine(&engine).await.unwrap().worst(), report.worst());
-        assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert_eq!(found(), before);
     }
 }

@@ -87,7 +87,7 @@ impl Lab {
         let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
         // The first thread may be gone before the others, of which each holds the tap.
         while self.deck.processes().contains(&pid) || threads() > 1 {
-            assert!(begun.elapsed() < Duration::from_secs(20), "process {pid} does not end");
+            assert!(begun.elapsed() < Duration::from_secs(60), "process {pid} does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -119,7 +119,7 @@ impl Lab {
 /// What is said at an address, which may take a moment to be there.
 fn hear(address: SocketAddr) -> String {
     let (begun, mut said) = (Instant::now(), String::new());
-    while said.is_empty() && begun.elapsed() < Duration::from_secs(30) {
+    while said.is_empty() && begun.elapsed() < Duration::from_secs(120) {
         let connected = TcpStream::connect_timeout(&address, Duration::from_secs(5));
         let _ = connected.and_then(|mut stream| stream.read_to_string(&mut said));
         std::thread::sleep(Duration::from_millis(50));
@@ -149,8 +149,8 @@ fn bridged_machines_are_reached_reach_out_and_leave_nothing() {
     assert_eq!(lab.interfaces().len(), 3, "a bridge and two taps: {:?}", lab.interfaces());
 
     assert_eq!(lab.serve("a", |at| lab.host.within(|| hear(at))), "from a\n");
-    let call = |at: SocketAddr| format!("/bin/busybox nc -w 10 {} {} </dev/null", at.ip(), at.port());
-    let patiently = |at| format!("for i in 1 2 3 4 5 6 7 8 9; do {} && exit; sleep 1; done", call(at));
+    let call = |at: SocketAddr| format!("/bin/busybox nc -w 60 {} {} </dev/null", at.ip(), at.port());
+    let patiently = |at| format!("for i in $(busybox seq 60); do {} && exit; sleep 1; done", call(at));
     assert_eq!(lab.serve("a", |at| lab.exec("b", &patiently(at))), "from a\n");
     machines_reach_out_by_the_hosts_address_and_are_not_reached_back(&lab);
     nobody_speaks_in_another_s_name(&lab, b);
@@ -158,7 +158,7 @@ fn bridged_machines_are_reached_reach_out_and_leave_nothing() {
     lab.run(["vm", "ports", "b"]).expect(0);
     lab.run(["vm", "ports", "b", "--add", "0:8"]).expect(2).says(&[&b.to_string()]);
     lab.run(["vm", "set", "b", "--label", "tier=web"]).expect(0);
-    lab.run(["vm", "clone", "b", "c"]).expect(0);
+    disks_are_kept_grow_and_are_cloned(&lab, b);
     let c = lab.address("c");
     assert!(c != a && c != b && c.octets()[..3] == a.octets()[..3], "{c}");
     for name in ["a", "b"] {
@@ -178,6 +178,7 @@ fn bridged_machines_are_reached_reach_out_and_leave_nothing() {
     lab.nothing_is_left();
 
     a_start_that_is_killed_half_way_leaves_nothing(&lab);
+    a_firewall_that_drops_is_told_of_and_left_alone(&lab);
     lab.run(["vm", "restart", "a"]).expect(0);
     assert_eq!(lab.address("a"), a);
     assert_eq!(lab.serve("a", |at| lab.host.within(|| hear(at))), "from a\n");
@@ -185,7 +186,8 @@ fn bridged_machines_are_reached_reach_out_and_leave_nothing() {
     lab.nothing_is_left();
     lab.run(["vm", "delete", "a", "b", "c"]).expect(0);
     lab.nothing_is_left();
-    assert_eq!((deck.files("vms"), deck.processes()), (vec![], vec![]));
+    assert_eq!(deck.files("vms"), [""; 0]);
+    deck.expect_no_processes();
 }
 
 fn machines_reach_out_by_the_hosts_address_and_are_not_reached_back(lab: &Lab) {
@@ -195,10 +197,10 @@ fn machines_reach_out_by_the_hosts_address_and_are_not_reached_back(lab: &Lab) {
         stream.write_all(b"out\n").unwrap();
         from.ip()
     });
-    assert_eq!(lab.exec("a", &format!("/bin/busybox nc -w 10 {OUTSIDE} 8 </dev/null")), "out\n");
+    assert_eq!(lab.exec("a", &format!("/bin/busybox nc -w 60 {OUTSIDE} 8 </dev/null")), "out\n");
     assert_eq!(serving.join().unwrap(), IpAddr::V4(HOST));
     // This host passes packets on now, but not to machines that have not asked for them.
-    let listen = "/bin/busybox nc -l -p 7 -w 20 -e /bin/echo reached";
+    let listen = "/bin/busybox nc -l -p 7 -w 120 -e /bin/echo reached";
     let listening = lab.start(["vm", "exec", "a", "--", "sh", "-c", listen]);
     let at = SocketAddr::from((lab.address("a"), 7));
     let reached = lab.outside.within(|| TcpStream::connect_timeout(&at, Duration::from_secs(3)).is_ok());
@@ -211,17 +213,22 @@ fn machines_reach_out_by_the_hosts_address_and_are_not_reached_back(lab: &Lab) {
 fn nobody_speaks_in_another_s_name(lab: &Lab, b: Ipv4Addr) {
     let [x, y, z, _] = b.octets();
     let other = Ipv4Addr::new(x, y, z, 77);
-    let ping = |from: &str| format!("/bin/busybox ping {from} -c 2 -W 1 {b}; echo $?");
+    let ping = |from: &str, seconds| format!("/bin/busybox ping {from} -c 2 -W {seconds} {b}; echo $?");
     let forge = format!(
         "/bin/busybox ip address add {other}/24 dev eth0; {}; /bin/busybox ip address del {other}/24 dev eth0",
-        ping(&format!("-I {other}"))
+        ping(&format!("-I {other}"), 1)
     );
     let said = lab.exec("a", &forge);
     assert!(said.contains("0 packets received") && said.ends_with("1\n"), "{said}");
     let mac = "$(cat /sys/class/net/eth0/address)";
     let set = |mac: &str| format!("/bin/busybox ip link set eth0 address {mac}");
-    let forge =
-        format!("own={mac}; {}; {}; {}; {}", set("5a:00:00:00:00:77"), ping(""), set("$own"), ping(""));
+    let forge = format!(
+        "own={mac}; {}; {}; {}; {}",
+        set("5a:00:00:00:00:77"),
+        ping("", 1),
+        set("$own"),
+        ping("", 60)
+    );
     let said = lab.exec("a", &forge);
     let results: Vec<&str> = said.lines().filter(|line| line.contains("packets received")).collect();
     assert!(
@@ -232,12 +239,57 @@ fn nobody_speaks_in_another_s_name(lab: &Lab, b: Ipv4Addr) {
     );
 }
 
+/// While the machine is on the bridge, and it stays there.
+fn disks_are_kept_grow_and_are_cloned(lab: &Lab, b: Ipv4Addr) {
+    lab.exec("b", "echo one > /kept");
+    lab.run(["vm", "snapshot", "create", "b", "one"]).expect(0);
+    lab.run(["vm", "set", "b", "--disk", "9"]).expect(0);
+    lab.exec("b", "echo two > /kept; /bin/busybox sync");
+    lab.run(["vm", "clone", "b", "c"]).expect(0);
+    lab.run(["vm", "start", "c"]).expect(0);
+    assert_eq!(lab.exec("c", "cat /kept"), "two\n");
+    lab.exec("c", &format!("/bin/busybox ping -c 1 -W 60 {b}"));
+    lab.run(["vm", "stop", "c"]).expect(0);
+    lab.exec("a", &format!("/bin/busybox ping -c 1 -W 60 {b}"));
+}
+
+/// One like Docker's, which lets nothing through that it does not know.
+fn a_firewall_that_drops_is_told_of_and_left_alone(lab: &Lab) {
+    const TABLE: &str =
+        "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }";
+    lab.run(["vm", "stop", "a"]).expect(0);
+    lab.host.shell(&format!("nft '{TABLE}'"));
+    let listed = lab.host.shell("nft list table ip filter");
+    let said = lab.run(["vm", "start", "a"]).expect(0).says(&["table ip filter, chain FORWARD"]).stderr;
+    let doctor = lab.run(["doctor"]).expect(0).stdout;
+    let bridge = lab.interfaces().into_iter().find(|name| name.starts_with("vmdeck-")).unwrap();
+    let fix = format!("iptables -I FORWARD -i {bridge} -j ACCEPT");
+    assert!(said.contains(&fix) && doctor.contains(&fix), "{said}\n{doctor}");
+    assert_eq!(lab.host.shell("nft list table ip filter"), listed);
+
+    let service = lab.outside.within(|| TcpListener::bind((OUTSIDE, 8)).unwrap());
+    std::thread::spawn(move || {
+        for mut client in service.incoming().flatten() {
+            let _ = client.write_all(b"out\n");
+        }
+    });
+    let call = |seconds| format!("/bin/busybox nc -w {seconds} {OUTSIDE} 8 </dev/null || true");
+    assert_eq!(lab.exec("a", &call(3)), "", "what was said is not so");
+    for direction in ["iifname", "oifname"] {
+        lab.host.shell(&format!("nft insert rule ip filter FORWARD {direction} {bridge} accept"));
+    }
+    assert_eq!(lab.exec("a", &call(60)), "out\n");
+    let told = lab.run(["vm", "restart", "a"]).expect(0).stderr;
+    assert!(!told.contains("chain FORWARD"), "{told}");
+    lab.host.shell("nft delete table ip filter");
+}
+
 /// At the moment in which its bridge appears.
 fn a_start_that_is_killed_half_way_leaves_nothing(lab: &Lab) {
     let mut starting = lab.start(["vm", "start", "a"]);
     let begun = Instant::now();
     while lab.interfaces().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "there is no bridge");
+        assert!(begun.elapsed() < Duration::from_secs(120), "there is no bridge");
         std::thread::sleep(Duration::from_millis(1));
     }
     starting.kill().unwrap();

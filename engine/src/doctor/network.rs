@@ -1,5 +1,7 @@
 //! What guests can reach, and which networks this host can give them.
 
+use std::path::Path;
+
 use super::Check;
 use crate::network::bridge::{self, rights};
 
@@ -17,12 +19,15 @@ pub(super) fn check() -> Check {
 }
 
 /// The network that needs a right. To be without it is the usual case, and nothing is wrong then.
-pub(super) fn bridged() -> Check {
+pub(super) async fn bridged(data: &Path) -> Check {
     let name = "bridged network";
     match bridge::obstacle() {
-        None => {
-            Check::ok(name, "`--network bridge` can be used: the right, `nft` and /dev/net/tun are there")
-        }
+        None => match bridge::foreign::obstacle(&bridge::bridge_name(bridge::seed(data))).await {
+            None => {
+                Check::ok(name, "`--network bridge` can be used: the right, `nft` and /dev/net/tun are there")
+            }
+            Some(obstacle) => Check::warning(name, obstacle.finding(), obstacle.fix()),
+        },
         Some(_) if !rights::may_administer_networks() => {
             Check::ok(name, "`--network bridge` is for root or CAP_NET_ADMIN; all others need neither")
         }

@@ -17,7 +17,8 @@
 //! - [`rules`] are the packet filter's: one table of the family `ip` for the bridge, and one of the
 //!   family `netdev` for each tap, in which nothing passes that bears another's hardware or IPv4
 //!   address. They are handed to the host's `nft` ([`nft`]) as text, which is what it shows of them as
-//!   well; no other table is read or changed.
+//!   well; no other table is changed.
+//! - [`foreign`] tells of tables of others that keep machines from reaching beyond the host.
 //! - [`forwarding`] is the one setting of the whole host that has to be changed, and is put back.
 //! - [`record`] is what is on disk of it: written before anything is made, removed last. A vmdeck that
 //!   finds it knows what a killed one left.
@@ -26,6 +27,7 @@
 //! Names are made of the data directory's place, so that two of them never share a bridge, and end
 //! within the 15 bytes that the kernel has for a name.
 
+pub(crate) mod foreign;
 mod forwarding;
 mod host;
 mod link;
@@ -77,7 +79,7 @@ pub(crate) fn seed(data: &Path) -> u32 {
 }
 
 /// Name of a data directory's bridge and of its table: `vmdeck-1a2b3c4d`.
-fn bridge_name(seed: u32) -> String {
+pub(crate) fn bridge_name(seed: u32) -> String {
     format!("{BRIDGE_PREFIX}{seed:08x}")
 }
 

@@ -184,7 +184,12 @@ async fn walk(
                     .log("it gets no name server: this host knows none but on its loopback interface")
                     .await;
             }
-            Some(shared.bridge.attach(&shared.store, vm, cancel).await?)
+            let tap = shared.bridge.attach(&shared.store, vm, cancel).await?;
+            let name = bridge::bridge_name(bridge::seed(shared.data.root()));
+            if let Some(obstacle) = bridge::foreign::obstacle(&name).await {
+                operation.log(format!("{}; {}", obstacle.finding(), obstacle.fix())).await;
+            }
+            Some(tap)
         }
         _ => None,
     };
