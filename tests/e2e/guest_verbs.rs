@@ -106,7 +106,8 @@ fn copies_begin_at_home_and_keep_what_files_are(deck: &Deck, here: &Path) {
 fn connections_come_and_go(deck: &Deck) {
     const WORKERS: usize = 3;
     const EACH: usize = 80;
-    const BOUND: Duration = Duration::from_secs(150);
+    // One that hangs is ended by the patience of `Deck::run`; this is for all of them on a busy host.
+    const BOUND: Duration = Duration::from_secs(900);
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {

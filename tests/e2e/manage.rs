@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
@@ -12,6 +13,9 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::support::deck::{Deck, finish};
 use crate::support::{can_boot, deck_with_busybox, have};
+
+/// For what takes seconds on a host that has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn show(deck: &Deck, name: &str) -> serde_json::Value {
     deck.run(["vm", "show", name, "--output", "json"]).expect(0).json()
@@ -102,7 +106,7 @@ fn settings_ports_pause_console_and_reset_of_a_real_machine() {
     let begun = Instant::now();
     // The fresh one grows while it is in use.
     while length(&deck, "/") <= 8 << 30 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes", length(&deck, "/"));
+        assert!(begun.elapsed() < PATIENCE, "{} bytes", length(&deck, "/"));
         std::thread::sleep(Duration::from_millis(200));
     }
     // The work disk was kept while it was away.
@@ -120,10 +124,9 @@ fn console_over_a_pipe_and_a_terminal(deck: &Deck) {
     // A second one is told so.
     deck.run(["vm", "console", "m"]).expect(4).says(&["another terminal"]);
     exec(deck, "echo -ne 'raw \\033[31m\\001\\n' > /dev/ttyS0");
-    std::thread::sleep(Duration::from_millis(300));
+    hear(child.stdout.take().unwrap(), "raw \u{1b}[31m\u{1}");
     drop(input);
-    let ended = finish(child).expect(0);
-    assert!(ended.stdout.contains("raw \u{1b}[31m\u{1}"), "{ended:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 
     // What is typed arrives; ctrl-] leaves, and the terminal is as it was.
     let pty = openpty(None, None).unwrap();
@@ -134,15 +137,32 @@ fn console_over_a_pipe_and_a_terminal(deck: &Deck) {
     attached(&mut child);
     let read = "/bin/busybox stty -F /dev/ttyS0 sane; echo ready > /dev/ttyS0; read line < /dev/ttyS0; echo got $line";
     let reader = deck.command(["vm", "exec", "m", "--", "sh", "-c", read]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(800));
-    assert!(!tcgetattr(&pty.slave).unwrap().local_flags.contains(LocalFlags::ICANON), "raw mode");
     let mut master = File::from(pty.master);
+    hear(master.try_clone().unwrap(), "ready");
+    assert!(!tcgetattr(&pty.slave).unwrap().local_flags.contains(LocalFlags::ICANON), "raw mode");
     master.write_all(b"typed\r").unwrap();
     assert_eq!(finish(reader).expect(0).stdout, "got typed\n");
     master.write_all(b"\x1d").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(tcgetattr(&pty.slave).unwrap().local_flags, before);
     assert_eq!(show(deck, "m")["state"], "running");
+}
+
+/// Waits until this comes.
+#[track_caller]
+fn hear(mut from: impl Read + Send + 'static, mark: &str) {
+    let (heard, hearing) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut part) {
+            let _ = heard.send(part[..length].to_vec());
+        }
+    });
+    let mut all = Vec::new();
+    while !String::from_utf8_lossy(&all).contains(mark) {
+        let part = hearing.recv_timeout(PATIENCE);
+        all.extend(part.unwrap_or_else(|_| panic!("no {mark:?} in {:?}", String::from_utf8_lossy(&all))));
+    }
 }
 
 /// Waits until the client says that it has the console.
@@ -283,7 +303,7 @@ fn snapshots_and_clones_of_a_real_machine_also_when_vmdeck_is_killed() {
     let [pid] = deck.hypervisors()[..] else { panic!("not one hypervisor: {:?}", deck.hypervisors()) };
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     let begun = Instant::now();
-    while show(&deck, "m")["state"] == "running" && begun.elapsed() < Duration::from_secs(10) {}
+    while show(&deck, "m")["state"] == "running" && begun.elapsed() < PATIENCE {}
     deck.run(["vm", "start", "m"]).expect(0);
     assert_eq!(read(), "three\nthree\n");
 
@@ -326,18 +346,18 @@ fn an_isolated_machine_is_reached_and_reaches_nothing() {
             let _ = client.write_all(b"secret\n");
         }
     });
-    let reach = |deck: &Deck| {
+    let reach = |deck: &Deck, seconds: u64| {
         let address = show(deck, "m")["address"].as_str().unwrap().replace(".15", ".2");
-        exec(deck, &format!("/bin/busybox nc -w 3 {address} {port} < /dev/null || true"))
+        exec(deck, &format!("/bin/busybox nc -w {seconds} {address} {port} < /dev/null || true"))
     };
     deck.run(["vm", "run", "busybox", "--name", "m", "--network", "isolated", "--port", "0:7"]).expect(0);
-    assert_eq!(reach(&deck), "", "an isolated machine reaches this host");
+    assert_eq!(reach(&deck, 3), "", "an isolated machine reaches this host");
     let listen = "/bin/busybox nc -l -p 7 -e /bin/echo from inside";
     let guest = deck.command(["vm", "exec", "m", "--", "sh", "-c", listen]).spawn().unwrap();
     let host_port = show(&deck, "m")["settings"]["ports"][0]["host_port"].as_u64().unwrap();
     let begun = Instant::now();
     let mut said = String::new();
-    while said.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+    while said.is_empty() && begun.elapsed() < PATIENCE {
         let connected = std::net::TcpStream::connect(("127.0.0.1", u16::try_from(host_port).unwrap()));
         let _ = connected.and_then(|mut stream| stream.read_to_string(&mut said));
     }
@@ -346,5 +366,5 @@ fn an_isolated_machine_is_reached_and_reaches_nothing() {
     deck.run(["vm", "delete", "--force", "m"]).expect(0);
     // What README says of the default, so that whoever mends it also mends that.
     deck.run(["vm", "run", "busybox", "--name", "m"]).expect(0);
-    assert_eq!(reach(&deck), "secret\n");
+    assert_eq!(reach(&deck, 60), "secret\n");
 }

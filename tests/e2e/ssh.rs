@@ -111,7 +111,7 @@ fn files(machine: &Machine) {
 fn connections(machine: &Machine) {
     let served = "busybox nc -l -p 7000 -e /bin/echo from inside > /dev/null 2>&1 &";
     machine.ssh(&["keyhole.vmdeck", served]).expect(0);
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(120);
     let said = loop {
         let tried = machine.ssh(&["-W", "127.0.0.1:7000", "keyhole.vmdeck"]);
         if tried.status == 0 || Instant::now() > until {
@@ -130,7 +130,7 @@ fn leaves_nothing(machine: &Machine) {
     let mut stdin = child.stdin.take().unwrap();
     let writing = std::thread::spawn(move || drop(stdin.write_all(&vec![0; MUCH])));
     let sleeps = |expected: bool| {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(120);
         loop {
             let list = machine.deck.run(["vm", "exec", "keyhole", "--", "busybox", "ps"]).expect(0).stdout;
             if list.contains("sleep 1234") == expected {

@@ -8,6 +8,9 @@ use nix::unistd::Pid;
 use crate::support::deck::Deck;
 use crate::support::{can_boot, deck_with_busybox, have};
 
+/// For what takes seconds on a host that has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn vms(deck: &Deck) -> Vec<serde_json::Value> {
     deck.run(["vm", "list", "--output", "json"]).expect(0).json().as_array().unwrap().clone()
 }
@@ -25,7 +28,7 @@ fn a_killed_hypervisor_is_noticed_and_the_machine_starts_again() {
     let begun = Instant::now();
     let vm = loop {
         let vm = vms(&deck).remove(0);
-        if vm["state"] != "running" || begun.elapsed() > Duration::from_secs(10) {
+        if vm["state"] != "running" || begun.elapsed() > PATIENCE {
             break vm;
         }
     };
@@ -45,7 +48,7 @@ fn a_guest_that_powers_itself_off_is_stopped_not_failed() {
     // The agent is this image's init: an orderly power-off as the guest's root does it.
     deck.run(["vm", "exec", "m", "--", "/bin/busybox", "poweroff", "-f"]);
     let begun = Instant::now();
-    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < Duration::from_secs(60) {
+    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(vms(&deck)[0]["state"], "stopped");
@@ -63,16 +66,25 @@ fn vmdeck_killed_during_create_boot_and_stop_leaves_the_truth() {
         std::thread::sleep(Duration::from_millis(milliseconds));
         let _ = child.kill();
         child.wait().unwrap();
-        let list = vms(&deck);
-        let processes = deck.hypervisors();
+        let is_alive = |list: &[serde_json::Value]| {
+            list.first().is_some_and(|vm| {
+                matches!(vm["state"].as_str().unwrap(), "running" | "starting" | "stopping")
+            })
+        };
+        // A process that is on record has yet to become the hypervisor, or to end with its vmdeck.
+        let (mut list, mut processes) = (vms(&deck), deck.hypervisors());
+        let begun = Instant::now();
+        while is_alive(&list) == processes.is_empty() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+            (list, processes) = (vms(&deck), deck.hypervisors());
+        }
         let when = format!("killed after {milliseconds} ms: {list:?}, processes {processes:?}");
         assert!(processes.len() <= 1, "{when}");
+        let alive = is_alive(&list);
+        assert_eq!(alive, !processes.is_empty(), "{when}");
         match list.first() {
-            None => assert!(processes.is_empty() && deck.files("vms").is_empty(), "{when}"),
-            Some(vm) => {
-                let state = vm["state"].as_str().unwrap();
-                let alive = matches!(state, "running" | "starting" | "stopping");
-                assert_eq!(alive, !processes.is_empty(), "{when}");
+            None => assert_eq!(deck.files("vms"), [""; 0], "{when}"),
+            Some(_) => {
                 // No repair by hand: it goes on from whatever it is.
                 if milliseconds >= 1_000 && !alive {
                     deck.run(["vm", "start", "m"]).expect(0);
@@ -178,7 +190,7 @@ fn a_change_that_was_killed_and_a_guest_that_panicked_leave_the_truth() {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < Duration::from_secs(60) {
+    while vms(&deck)[0]["state"] == "running" && begun.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(100));
     }
     let _ = child.kill();

@@ -64,7 +64,7 @@ mod tests {
         let process = PidFd::open(&identity).unwrap().unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(50), process.wait()).await.is_err());
         process.kill().unwrap();
-        tokio::time::timeout(Duration::from_secs(5), process.wait()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(45), process.wait()).await.unwrap().unwrap();
         assert!(PidFd::open(&identity).unwrap().is_none(), "a zombie does not run");
         child.wait().unwrap();
         process.kill().unwrap();

@@ -60,7 +60,7 @@ async fn pull_image_does_not_serialise_on_different_names() {
         tokio::join!(bench.pull(&one, "one"), bench.pull(&two, "two"))
     };
     let (one, two) =
-        tokio::time::timeout(Duration::from_secs(20), both).await.expect("they wait for each other");
+        tokio::time::timeout(Duration::from_secs(120), both).await.expect("they wait for each other");
     assert_ne!(one.unwrap().content_id, two.unwrap().content_id);
 }
 

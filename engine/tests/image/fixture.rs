@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -15,6 +14,8 @@ use vmdeck_engine::image::{CredentialFiles, Digest, ImageService, Patience, Pull
 use vmdeck_engine::operation::Operations;
 use vmdeck_engine::store::Store;
 use vmdeck_engine::{Error, Result};
+
+use crate::test_support::FreePort;
 
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -286,11 +287,15 @@ pub(crate) fn assert_sound(image: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// For what takes tenths of a second on a host that has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Debian's registry on a port of this host; ends with the value.
 pub(crate) struct Registry {
     child: Child,
     pub(crate) port: u16,
-    folder: Arc<TempDir>,
+    _held: FreePort,
+    folder: TempDir,
 }
 
 impl Registry {
@@ -299,46 +304,36 @@ impl Registry {
         if !has("docker-registry") || !has("skopeo") {
             return None;
         }
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        // The registry cannot be asked which port it got: find a free one, and try again when
-        // somebody was faster.
-        for _attempt in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let config = folder.path().join("config.yml");
-            let text = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
-                folder.path().join("storage").display()
-            );
-            fs::write(&config, text).unwrap();
-            let child = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&config)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut this = Self { child, port, folder: folder.clone() };
-            if this.answers() {
-                return Some(this);
-            }
-        }
-        panic!("the registry does not start")
-    }
-
-    fn answers(&mut self) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        // The registry cannot be asked which port it got.
+        let held = FreePort::new();
+        let port = held.number();
+        let config = folder.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
+             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+            folder.path().join("storage").display()
+        );
+        fs::write(&config, text).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut this = Self { child, port, _held: held, folder };
         let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(20) {
-            if self.child.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return true;
-            }
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = this.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < PATIENCE,
+                "the registry does not start: {ended:?}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
-        false
+        Some(this)
     }
 
     pub(crate) fn reference(&self, name: &str) -> String {

@@ -12,3 +12,5 @@ mod lifecycle;
 mod registry;
 mod server;
 mod sources;
+#[path = "../../src/test_support.rs"]
+mod test_support;

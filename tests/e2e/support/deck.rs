@@ -215,7 +215,7 @@ impl Deck {
     /// memory apart, which a busy host lets wait.
     #[track_caller]
     pub(crate) fn expect_no_processes(&self) {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + PATIENCE;
         while !self.processes().is_empty() {
             assert!(Instant::now() < end, "left behind: {:?}", self.processes());
             std::thread::sleep(Duration::from_millis(20));
@@ -298,8 +298,9 @@ fn program() -> &'static Path {
         .get_or_init(|| {
             let folder = tempfile::Builder::new().prefix("vmdeck-bin-").tempdir().unwrap();
             let path = folder.path().join("vmdeck");
-            fs::copy(env!("CARGO_BIN_EXE_vmdeck"), &path).unwrap();
-            super::run(Command::new("chmod").arg("755").arg(folder.path()).arg(&path));
+            // By a process of its own: what another test has just forked must not have it open for writing.
+            super::run(Command::new("install").args(["-m", "755", env!("CARGO_BIN_EXE_vmdeck")]).arg(&path));
+            super::run(Command::new("chmod").arg("755").arg(folder.path()));
             (folder, path)
         })
         .1

@@ -9,6 +9,8 @@ pub(crate) mod namespace;
 pub(crate) mod proxy;
 pub(crate) mod registry;
 pub(crate) mod small_disk;
+#[path = "../../../engine/src/test_support.rs"]
+pub(crate) mod test_support;
 
 use std::path::PathBuf;
 use std::process::Command;

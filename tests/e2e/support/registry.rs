@@ -1,15 +1,21 @@
 //! A real registry (CNCF distribution) on a loopback port of its own.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use super::test_support::FreePort;
+
+/// For what takes tenths of a second on a host that has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Registry {
     process: Child,
     port: u16,
     /// `user:password` that it asks for.
     login: Option<String>,
+    _held: FreePort,
     _folder: tempfile::TempDir,
 }
 
@@ -46,41 +52,34 @@ impl Registry {
         let tls = tls.map_or_else(String::new, |tls| {
             format!("  tls:\n    certificate: {}\n    key: {}\n", tls.file(CERTIFICATE), tls.file(KEY))
         });
-        // Another program may take the port between the look and the registry's start.
-        for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let config = folder.path().join("config.yml");
-            std::fs::write(
-                &config,
-                format!(
-                    "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
-                    folder.path().join("data").display()
-                ),
-            )
+        let held = FreePort::new();
+        let port = held.number();
+        let config = folder.path().join("config.yml");
+        std::fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
+                folder.path().join("data").display()
+            ),
+        )
+        .unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
             .unwrap();
-            let mut process = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&config)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(20) {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    let login = login.map(|(user, password)| format!("{user}:{password}"));
-                    return Some(Self { process, port, login, _folder: folder });
-                }
-                if process.try_wait().unwrap().is_some() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = process.kill();
-            let _ = process.wait();
+        let login = login.map(|(user, password)| format!("{user}:{password}"));
+        let mut this = Self { process, port, login, _held: held, _folder: folder };
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = this.process.try_wait().unwrap();
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "the registry does not start: {ended:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("the registry did not start");
+        Some(this)
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -1,5 +1,9 @@
 //! What commands can do and what is done to them.
 
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::termios::{LocalFlags, tcgetattr};
+
 use super::*;
 
 async fn run(channel: &GuestChannel, request: ExecRequest) -> (String, String, ExecStatus) {
@@ -45,8 +49,10 @@ async fn a_command_that_cannot_start_says_why() {
         (request(&["echo", &"x".repeat(100_000)]), "more than the 65535"),
     ];
     for (request, expected) in cases {
-        let error = channel.exec(request).await.unwrap_err().full_message();
-        assert!(error.contains(expected), "{error}");
+        let names_something = request.user.is_some() || request.working_directory.is_some();
+        let error = channel.exec(request).await.unwrap_err();
+        assert!(error.full_message().contains(expected), "{}", error.full_message());
+        assert!(error.hint().is_some() || !names_something, "{error} has no next step");
     }
     // None of them is left over.
     let (stdout, ..) = run(&channel, request(&["echo", "fine"])).await;
@@ -199,6 +205,32 @@ async fn a_terminal_has_a_size_that_changes() {
     assert_eq!(session.end.status().await.unwrap(), ExecStatus::Exited(3));
 }
 
+/// The program in the foreground of a shell's terminal.
+fn foreground(shell: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{shell}/stat")).ok()?;
+    // The eighth field of proc_pid_stat(5); the first after the command is the third.
+    let group = stat.rsplit(')').next()?.split_ascii_whitespace().nth(5)?.to_owned();
+    Some(std::fs::read_to_string(format!("/proc/{group}/comm")).ok()?.trim().to_owned())
+}
+
+/// Whether a shell waits for what is typed: its line editor has the terminal hand over every key.
+fn listens(shell: u32) -> bool {
+    let mut options = std::fs::OpenOptions::new();
+    let terminal = options.read(true).custom_flags(libc::O_NOCTTY).open(format!("/proc/{shell}/fd/0"));
+    let modes = terminal.and_then(|terminal| Ok(tcgetattr(&terminal)?));
+    foreground(shell).as_deref() == Some("bash")
+        && modes.is_ok_and(|modes| !modes.local_flags.contains(LocalFlags::ICANON))
+}
+
+async fn until(wish: impl Fn() -> bool) {
+    let fulfilled = async {
+        while !wish() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, fulfilled).await.expect("it does not become so");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_has_job_control_and_an_end_of_input() {
     let machine = Machine::ready();
@@ -208,25 +240,26 @@ async fn a_terminal_has_job_control_and_an_end_of_input() {
     // the shell goes on.
     let mut session =
         channel.exec(ExecRequest { pty, ..request(&["/bin/bash", "--norc", "-i"]) }).await.unwrap();
-    session.input.write(Bytes::from_static(b"echo be''gin; sleep 1000\n")).await.unwrap();
-    read_until(&mut session, "begin\r\n").await;
-    // Until `sleep` is in the foreground: a key that comes while the shell hands it over may make the
-    // shell leave.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    session.input.write(Bytes::from_static(b"echo be''gin=$$=; sleep 1000\n")).await.unwrap();
+    let text = read_until(&mut session, "=\r\n").await;
+    let shell = text.split_once("begin=").unwrap().1.split('=').next().unwrap().parse().unwrap();
+    // A key that comes while the shell hands over the terminal may make the shell leave.
+    until(|| foreground(shell).as_deref() == Some("sleep")).await;
     session.input.write(Bytes::from_static(b"\x03")).await.unwrap();
+    // The shell changes the terminal's mode before it listens again: what comes meanwhile may be lost.
+    until(|| listens(shell)).await;
     session.input.write(Bytes::from_static(b"echo still''here\n")).await.unwrap();
     read_until(&mut session, "stillhere\r\n").await;
-    // The shell changes the terminal's mode before it listens again: what comes meanwhile may be lost.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until(|| listens(shell)).await;
     // A signal goes to the foreground job as well.
     session.input.write(Bytes::from_static(b"echo ag''ain; sleep 1000; echo status=$?\n")).await.unwrap();
     read_until(&mut session, "again\r\n").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until(|| foreground(shell).as_deref() == Some("sleep")).await;
     session.control.signal(15).await.unwrap();
     read_until(&mut session, "status=143\r\n").await;
     // The end of input is the shell's, once it listens again.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let (.., status) = tokio::time::timeout(Duration::from_secs(20), finish(session)).await.unwrap();
+    until(|| listens(shell)).await;
+    let (.., status) = tokio::time::timeout(PATIENCE, finish(session)).await.unwrap();
     assert_eq!(status, ExecStatus::Exited(0));
 }
 
@@ -239,7 +272,7 @@ async fn a_signal_reaches_the_whole_group() {
     let child: u32 = text.split('=').nth(1).unwrap().parse().unwrap();
     session.control.signal(15).await.unwrap();
     assert_eq!(session.end.status().await.unwrap(), ExecStatus::Signalled(15));
-    assert!(ends(child, Duration::from_secs(5)).await);
+    assert!(ends(child, PATIENCE).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +280,8 @@ async fn dropping_all_of_it_hangs_it_up() {
     let machine = Machine::ready();
     let channel = machine.connect().await;
     for pty in [None, Some(WindowSize { columns: 80, rows: 24 })] {
-        let request = ExecRequest { pty, ..shell("echo pid=$$=; sleep 1000; sleep 1000") };
+        let mark = machine.path().join(if pty.is_some() { "from-terminal" } else { "from-pipe" });
+        let request = ExecRequest { pty, ..marking_its_hang_up(&mark) };
         let mut session = channel.exec(request).await.unwrap();
         let text =
             read_until(&mut session, "=\r\n".trim_start_matches(if pty.is_some() { "" } else { "=\r" }))
@@ -257,7 +291,8 @@ async fn dropping_all_of_it_hangs_it_up() {
         drop((input, output, control));
         assert!(!ends(pid, Duration::from_millis(200)).await, "a part of it is still there");
         drop(end);
-        assert!(ends(pid, Duration::from_secs(4)).await);
+        assert!(ends(pid, PATIENCE).await);
+        assert!(mark.exists(), "it was killed");
     }
 }
 
@@ -272,7 +307,7 @@ async fn what_ignores_the_hang_up_is_killed() {
     // The connection with it, too: the port's hang-up has the same effect.
     drop((session, channel));
     assert!(!ends(pid, Duration::from_secs(2)).await);
-    assert!(ends(pid, Duration::from_secs(8)).await);
+    assert!(ends(pid, PATIENCE).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,7 +318,7 @@ async fn what_stays_in_the_background_does_not_delay_the_end() {
     let script = "(while :; do echo line; sleep 0.05; done) & echo pid=$!=";
     let (stdout, _, status) = run(&channel, shell(script)).await;
     assert_eq!(status, ExecStatus::Exited(0));
-    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(begin.elapsed() < PATIENCE);
     let pid: u32 = stdout.split('=').nth(1).unwrap().parse().unwrap();
     // It is not killed by its next line of output either.
     assert!(!ends(pid, Duration::from_millis(500)).await);

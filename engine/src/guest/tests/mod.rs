@@ -21,6 +21,9 @@ use vmdeck_protocol::message::{Failure, FailureClass, Stage};
 
 use super::*;
 
+/// What takes some tenths of a second has a minute, for a host that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// An agent on a thread, behind sockets in a folder as a hypervisor makes them.
 struct Machine {
     folder: tempfile::TempDir,
@@ -94,6 +97,12 @@ fn shell(script: &str) -> ExecRequest {
     request(&["/bin/sh", "-c", script])
 }
 
+/// Tells its pid and waits; a hang-up leaves a mark, a kill does not.
+fn marking_its_hang_up(mark: &Path) -> ExecRequest {
+    let trap = format!("trap 'echo > {}; exit' HUP", mark.display());
+    shell(&format!("{trap}; echo pid=$$=; sleep 1000 & wait"))
+}
+
 /// All a command writes, and how it ends.
 async fn finish(mut session: ExecSession) -> (Vec<u8>, Vec<u8>, ExecStatus) {
     drop(session.input);
@@ -111,7 +120,7 @@ async fn finish(mut session: ExecSession) -> (Vec<u8>, Vec<u8>, ExecStatus) {
 async fn read_until(session: &mut ExecSession, mark: &str) -> String {
     let mut text = String::new();
     while !text.contains(mark) {
-        let output = tokio::time::timeout(Duration::from_secs(20), session.output.recv()).await;
+        let output = tokio::time::timeout(PATIENCE, session.output.recv()).await;
         let Ok(Some(ExecOutput::Stdout(data) | ExecOutput::Stderr(data))) = output else {
             panic!("no `{mark}` after {text:?}");
         };
@@ -170,7 +179,7 @@ async fn power_off_returns_when_it_was_agreed() {
         agent.set_power_switch(Box::new(move |request| sender.send(request.grace_milliseconds).unwrap()));
     });
     machine.connect().await.power_off().await.unwrap();
-    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), 10_000);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), 10_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

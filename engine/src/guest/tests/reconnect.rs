@@ -75,7 +75,7 @@ async fn the_next_client_is_understood_wherever_the_one_before_stopped() {
     for cut in [0, 1, 15, 16, 17, 40, 48, 49, 55, 60, 90, 200, 5000, 30_000, 100_000] {
         die_within(path, cut);
         let channel = GuestChannel::connect(path, &CancellationToken::new()).await.unwrap();
-        let answered = tokio::time::timeout(Duration::from_secs(20), channel.exec(shell("echo fine")));
+        let answered = tokio::time::timeout(PATIENCE, channel.exec(shell("echo fine")));
         let session = answered.await.unwrap_or_else(|_| panic!("no answer after {cut} bytes")).unwrap();
         assert_eq!(finish(session).await.0, b"fine\n", "after {cut} bytes");
     }
@@ -86,11 +86,13 @@ async fn what_a_lost_client_started_is_hung_up_by_the_next() {
     let hypervisor = Hypervisor::start();
     let path = hypervisor.machine.path();
     let channel = GuestChannel::connect(path, &CancellationToken::new()).await.unwrap();
-    let mut session = channel.exec(shell("echo pid=$$=; exec sleep 1000")).await.unwrap();
+    let mark = path.join("hung-up");
+    let mut session = channel.exec(marking_its_hang_up(&mark)).await.unwrap();
     let text = read_until(&mut session, "=\n").await;
     let pid: u32 = text.split('=').nth(1).unwrap().parse().unwrap();
     drop((session, channel));
     let channel = GuestChannel::connect(path, &CancellationToken::new()).await.unwrap();
     channel.ready().await.unwrap();
-    assert!(ends(pid, Duration::from_secs(4)).await);
+    assert!(ends(pid, PATIENCE).await);
+    assert!(mark.exists(), "it was killed");
 }

@@ -1,15 +1,13 @@
 //! The agent's own services, run by the very binary that machines get, on this host.
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
+use crate::test_support::write_program;
 
 /// A machine whose services are run by the embedded binary.
 fn machine() -> (Machine, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("vmdeck-guest");
-    std::fs::write(&program, GUEST_BINARY).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, GUEST_BINARY);
     let program = program.to_str().unwrap().to_owned();
     let machine = Machine::start(1, |agent| {
         agent.set_service_program(program);
@@ -99,8 +97,7 @@ fn openssh_lists_sends_and_fetches_by_sftp() {
     let script = folder.path().join("server");
     let program = folder.path().join("vmdeck-guest");
     let line = format!("#!/bin/sh\nexec {} vmdeck-service '\"sftp\"'\n", program.display());
-    std::fs::write(&script, line).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, line);
     let (here, there) = (folder.path().join("here"), folder.path().join("there"));
     std::fs::create_dir(&there).unwrap();
     let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();

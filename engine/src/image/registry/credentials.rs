@@ -265,7 +265,6 @@ async fn run_helper(program: &str, server: &str) -> Result<Option<Credential>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::image::reference::ImageReference;
@@ -321,8 +320,7 @@ mod tests {
             get.bad.io) echo 'not json' ;;
             *) echo 'credentials not found in native keychain'; exit 1 ;;
             esac"#;
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        crate::test_support::write_program(&program, script);
         let program = program.to_str().unwrap();
         assert_eq!(run_helper(program, "q.io").await.unwrap(), password("u", "s"));
         let token = Some(Credential::IdentityToken("tok".into()));

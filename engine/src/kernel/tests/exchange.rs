@@ -11,6 +11,7 @@ use super::sample::{RELEASE, deb_of, files, image, tar, xz};
 use super::*;
 use crate::error::ErrorKind;
 use crate::image::Digest;
+use crate::test_support::FreePort;
 
 fn pull(source: impl Into<String>) -> PullKernel {
     PullKernel { source: source.into(), ..PullKernel::default() }
@@ -117,13 +118,15 @@ async fn a_damaged_archive_is_refused_or_does_not_matter() {
 struct Registry {
     child: Child,
     port: u16,
+    _held: FreePort,
     _folder: tempfile::TempDir,
 }
 
 impl Registry {
     fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let held = FreePort::new();
+        let port = held.number();
         let config = folder.path().join("config.yml");
         let text = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
@@ -139,8 +142,8 @@ impl Registry {
                 return None;
             }
         };
-        let registry = Self { child, port, _folder: folder };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let registry = Self { child, port, _held: held, _folder: folder };
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "the registry does not start");
             std::thread::sleep(Duration::from_millis(20));

@@ -1,7 +1,6 @@
 //! Packing, order, digests, limits, cancel.
 
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
 
 use super::super::torture;
 use super::super::torture::archive::{Item, archive};
@@ -163,13 +162,12 @@ fn a_cancel_ends_everything_at_once() {
     let whole = builder.layer(2, Compression::Gzip, None).unwrap();
     whole.bytes.blocking_send(packed.into()).unwrap();
     finish(whole).unwrap();
-    let begun = Instant::now();
+    // They would wait for more bytes for ever.
     cancel.cancel();
     for sink in [silent, halfway] {
         assert!(finish(sink).unwrap_err().is_cancelled());
     }
     assert!(builder.finish(&[], None).unwrap_err().is_cancelled());
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 #[test]

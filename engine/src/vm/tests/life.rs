@@ -20,7 +20,7 @@ use crate::vmm::Accelerator;
 
 /// Waits until the machine is as wished for.
 async fn until(process: &Process, name: &str, wish: impl Fn(&Vm) -> bool) -> Vm {
-    for _ in 0..600 {
+    for _ in 0..3000 {
         let vm = process.vms.find(name).await.unwrap();
         if wish(&vm) {
             return vm;
@@ -211,7 +211,9 @@ async fn two_starts_are_one_boot() {
     let mut first = here.vms.start("a", None);
     let run = until_booting(&here, "a").await;
     let mut second = there.vms.start("a", None);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while second.operation().current_phase().as_deref() != Some("wait") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     // The guest dies: both hear of it, and the second does not boot once more.
     crate::process::PidFd::open(&run.process).unwrap().unwrap().kill().unwrap();
     assert_eq!(first.wait().await.unwrap_err().kind(), ErrorKind::Failed);
@@ -298,7 +300,7 @@ async fn an_abandoned_boot_is_taken_over_and_can_be_stopped() {
     let vm = process.vms.find("a").await.unwrap();
     assert_eq!(vm.state, VmState::Starting, "its hypervisor runs, and nothing says that it will not come up");
     let mut adopted = None;
-    for _ in 0..300 {
+    for _ in 0..3000 {
         let operations = process.operations.list(10).await.unwrap();
         adopted = operations.into_iter().find(|operation| {
             operation.kind == OperationKind::VmStart && operation.state == OperationState::Running
@@ -323,7 +325,7 @@ async fn a_process_that_ends_leaves_the_boot_it_watches_over() {
     let stray = Stray::in_folder(&process.data.vm(&vm.id));
     leave(&process, &vm, VmState::Starting, Some(stray.run())).await;
     let watcher = deck.open_with(Fake::hanging());
-    for _ in 0..300 {
+    for _ in 0..3000 {
         if watcher
             .operations
             .list(1)

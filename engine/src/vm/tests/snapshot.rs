@@ -129,7 +129,7 @@ async fn a_clone_lives_on_without_its_original() {
     // Its overlay is made at its first start, over the layer.
     let mut start = process.vms.start("b", None);
     let disk = process.data.vm(&clone.id).join("root.qcow2");
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if disk.exists() {
             break;
         }
