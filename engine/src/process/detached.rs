@@ -70,8 +70,8 @@ where
     let fail = |error| Error::io(format!("cannot start `{program}`"), error);
     let (ours, theirs) = UnixStream::pair().map_err(fail)?;
     ours.set_nonblocking(true).map_err(fail)?;
-    let ours = tokio::net::UnixStream::from_std(ours).map_err(fail)?;
-    prepare(&mut command, kept, ours.as_raw_fd(), theirs);
+    let ours = Gate(tokio::net::UnixStream::from_std(ours).map_err(fail)?);
+    prepare(&mut command, kept, ours.0.as_raw_fd(), theirs);
     // `Command::spawn` returns when the command is executed, which is after the record is made.
     // Dropping `command` inside closes this process's copy of the other end.
     let spawning = tokio::task::spawn_blocking(move || {
@@ -79,7 +79,7 @@ where
         drop(command);
         child
     });
-    let identity = match read_pid(&ours).await {
+    let identity = match read_pid(&ours.0).await {
         Ok(pid) => ProcessIdentity::of(pid).map_err(fail)?,
         // It never came as far as telling its pid: spawning says why.
         Err(error) => {
@@ -93,9 +93,9 @@ where
         PidFd::open(&identity).map_err(fail)?.ok_or_else(|| fail(io::ErrorKind::BrokenPipe.into()))?;
     let process = Arc::new(process);
     record(identity.clone()).await?;
-    ours.writable().await.map_err(fail)?;
+    ours.0.writable().await.map_err(fail)?;
     let undone = KillOnDrop(Some(Arc::clone(&process)));
-    ours.try_write(b"g").map_err(fail)?;
+    ours.0.try_write(b"g").map_err(fail)?;
     let (started, starting) = oneshot::channel();
     let (sender, ended) = watch::channel(None);
     let reaped = Arc::clone(&process);
@@ -117,6 +117,19 @@ where
     starting.await.map_err(io::Error::other).flatten().map_err(fail)?;
     undone.disarm();
     Ok(Detached { identity, process, ended })
+}
+
+/// This process's end of what a child waits at until it may execute its program.
+///
+/// Shut down when dropped, and not closed only: other children that wait have copies of it, and two whose
+/// starts are both given up would wait for each other for ever.
+struct Gate(tokio::net::UnixStream);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // It fails where the child is gone already.
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
 }
 
 /// Kills the process when dropped, unless it was told that it need not.
