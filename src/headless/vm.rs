@@ -125,6 +125,14 @@ async fn run_command(context: &Context, arguments: RunArguments) -> Outcome {
     outcome
 }
 
+/// What a machine that has just booted does without; that its image's command cannot be run is told apart.
+fn warn(context: &Context, vm: &Vm) {
+    let Some(boot) = &vm.boot else { return };
+    for warning in boot.warnings.iter().filter(|text| boot.command_not_run() != Some(text.as_str())) {
+        context.output.message(&format!("warning: {}: {warning}", vm.name));
+    }
+}
+
 async fn run_in(
     context: &Context,
     vm: &Vm,
@@ -136,6 +144,7 @@ async fn run_in(
         Ok(vm) => vm,
         Err(error) => return not_run(context.output, error, !command.is_empty()),
     };
+    warn(context, &vm);
     if command.is_empty() {
         let refused = vm.boot.as_ref().and_then(Boot::command_not_run).map(str::to_owned);
         context.output.message(&format!("`vmdeck vm exec {}` opens a shell in it", vm.name));

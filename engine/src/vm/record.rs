@@ -223,8 +223,8 @@ pub struct Boot {
     pub accelerator: Option<Accelerator>,
     pub phases: Vec<BootPhase>,
     pub failure: Option<BootFailure>,
-    /// What did not work and the machine does without, as its guest told until it was ready. Text of
-    /// the guest: show it escaped.
+    /// What did not work and the machine does without, as this host found and its guest told until it was
+    /// ready. In part text of the guest: show it escaped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -7,16 +7,17 @@ use vmdeck_engine::vm::StopOutcome;
 use vmdeck_engine::vm::record::{Vm, VmState};
 use vmdeck_engine::{Engine, Error, Result};
 
-use super::print_vms;
+use super::{print_vms, warn};
 use crate::cli::vm::Selection;
 use crate::headless::{Context, Outcome};
 
 pub(super) async fn start(context: &Context, which: Selection) -> Outcome {
-    vms(context, which, |_| true, |engine, name| engine.vms().start(name, None)).await
+    started(context, which, |_| true, |engine, name| engine.vms().start(name, None)).await
 }
 
 pub(super) async fn restart(context: &Context, which: Selection, force: bool) -> Outcome {
-    vms(context, which, VmState::has_process, |engine, name| engine.vms().restart(name, force, None)).await
+    started(context, which, VmState::has_process, |engine, name| engine.vms().restart(name, force, None))
+        .await
 }
 
 pub(super) async fn pause(context: &Context, which: Selection) -> Outcome {
@@ -68,6 +69,20 @@ pub(super) async fn delete(context: &Context, which: Selection, force: bool) -> 
     ended.outcome()
 }
 
+/// A command after which machines run that it has booted.
+async fn started(
+    context: &Context,
+    which: Selection,
+    sense: impl Fn(VmState) -> bool,
+    begin: impl Fn(&Engine, &str) -> Task<Vm>,
+) -> Outcome {
+    let names = select(context, which, sense).await?;
+    let single = names.len() == 1;
+    let ended = each(context, names, begin).await;
+    ended.done.iter().for_each(|(_, vm)| warn(context, vm));
+    result(context, single, ended)
+}
+
 /// A command whose result is the machine.
 async fn vms(
     context: &Context,
@@ -78,6 +93,10 @@ async fn vms(
     let names = select(context, which, sense).await?;
     let single = names.len() == 1;
     let ended = each(context, names, begin).await;
+    result(context, single, ended)
+}
+
+fn result(context: &Context, single: bool, ended: Ended<Vm>) -> Outcome {
     let vms: Vec<Vm> = ended.done.iter().map(|(_, vm)| vm.clone()).collect();
     // One machine asked for by name that failed: there is no result to print.
     if !(single && vms.is_empty()) {

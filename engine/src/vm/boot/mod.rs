@@ -187,7 +187,7 @@ async fn walk(
             let tap = shared.bridge.attach(&shared.store, vm, cancel).await?;
             let name = bridge::bridge_name(bridge::seed(shared.data.root()));
             if let Some(obstacle) = bridge::foreign::obstacle(&name).await {
-                operation.log(format!("{}; {}", obstacle.finding(), obstacle.fix())).await;
+                recorder.warn(format!("{}; {}", obstacle.finding(), obstacle.fix()));
             }
             Some(tap)
         }

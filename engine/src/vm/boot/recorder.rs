@@ -50,6 +50,11 @@ impl Recorder {
         self.timeline.set_accelerator(accelerator);
     }
 
+    /// What the machine will have to do without; on record with the next phase.
+    pub(in crate::vm) fn warn(&mut self, warning: String) {
+        self.timeline.add_warnings(vec![warning]);
+    }
+
     pub(in crate::vm) async fn phase(&mut self, name: BootPhaseName) -> Result<()> {
         if !self.timeline.begin(name, clock::now()) {
             return Ok(());
@@ -64,7 +69,7 @@ impl Recorder {
     /// The machine is ready: the end of the boot and the state `running` become true together.
     pub(in crate::vm) async fn ready(mut self, run: &VmRun, warnings: Vec<String>) -> Result<()> {
         self.timeline.finish(clock::now());
-        self.timeline.set_warnings(warnings);
+        self.timeline.add_warnings(warnings);
         let (id, boot, run) = (self.vm, self.timeline.boot().clone(), run.clone());
         self.store
             .write_relaxed(move |transaction| {

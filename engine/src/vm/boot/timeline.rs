@@ -65,8 +65,8 @@ impl Timeline {
         self.boot.id = id;
     }
 
-    pub(in crate::vm) fn set_warnings(&mut self, warnings: Vec<String>) {
-        self.boot.warnings = warnings;
+    pub(in crate::vm) fn add_warnings(&mut self, warnings: Vec<String>) {
+        self.boot.warnings.extend(warnings);
     }
 
     pub(in crate::vm) fn set_accelerator(&mut self, accelerator: Accelerator) {
