@@ -64,9 +64,11 @@ pub(super) async fn hand_over(
         Handover::Shell(name) => Box::pin(shell(&engine, name, size, typed)).await,
         Handover::Console(name) => Box::pin(console(&engine, name, typed)).await,
     };
-    // Whatever modes the guest's programs left on: colours, cursor, paste, mouse, alternate screen.
+    // Whatever modes the guest's programs left on: colours, cursor, paste, mouse, alternate screen. The
+    // latter by 1047: 1049 would also put the cursor back to where it was before all this, and the next
+    // shell's words over this one's.
     say(
-        "\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1l\x1b>\x1b[?1049l\r\n",
+        "\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1l\x1b>\x1b[?1047l\r\n",
     );
     result
 }
