@@ -5,10 +5,14 @@ use std::io::IsTerminal;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tokio::sync::watch;
 use vmdeck_engine::data_directory::DataDirectory;
+use vmdeck_engine::operation::record::OperationState;
+use vmdeck_engine::snapshot::Snapshot;
 use vmdeck_engine::{Engine, Error, Result};
 use vmdeck_ui::events::EventRing;
 use vmdeck_ui::{ConsoleOptions, KeysFile, ThemeChoice};
@@ -16,10 +20,13 @@ use vmdeck_ui::{ConsoleOptions, KeysFile, ThemeChoice};
 use crate::cli::{Cli, ConsoleArguments, OutputFormat, Theme};
 use crate::headless::output::Output;
 use crate::headless::{self, Outcome};
-use crate::logging;
+use crate::{logging, memory};
 
 /// How long the first look has the host's processors to itself.
 const TIDY_AFTER: Duration = Duration::from_millis(300);
+
+/// When what the start needed is no longer.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
 
 /// Runs the console until the user leaves it.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
@@ -73,7 +80,26 @@ async fn open_engine(path: PathBuf) -> Result<Engine> {
             tracing::warn!(%error, "what earlier processes left lying is not cleared away");
         }
     });
+    tokio::spawn(give_memory_back(engine.subscribe()));
     Ok(engine)
+}
+
+/// Gives memory back whenever the last operation of several has ended, and once after the start.
+async fn give_memory_back(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    tokio::time::sleep(QUIET_AFTER).await;
+    loop {
+        memory::give_back();
+        let busy = |snapshot: &Arc<Snapshot>| {
+            snapshot.operations.iter().any(|view| view.local && view.record.state == OperationState::Running)
+        };
+        // Gone with the engine.
+        if snapshots.wait_for(busy).await.is_err() {
+            return;
+        }
+        if snapshots.wait_for(|now| !busy(now)).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Prints the effective key bindings.

@@ -5,12 +5,14 @@ mod cli;
 mod console;
 mod headless;
 mod logging;
+mod memory;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    memory::keep_few_heaps();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
