@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
+use vmdeck_sha256::Stream;
 
 /// A SHA-256 digest: `sha256:` and 64 lower-case hexadecimal digits.
 ///
@@ -27,6 +28,11 @@ impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// What the hash of a stream has come to.
+    pub fn of_stream(stream: Stream) -> Self {
+        Self(stream.finish())
     }
 
     /// What a hasher has come to.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use vmdeck_sha256::Stream;
 
 use super::blobs::{BlobCache, CachedBlob, Claim, PartialBlob};
 use super::digest::Digest;
@@ -320,12 +320,12 @@ impl Transfer<'_> {
     async fn intact(&self, file: &File, length: u64) -> Result<bool> {
         let (file, cancel) = (file.try_clone().map_err(|error| self.disk(error))?, self.cancel.clone());
         let found = tokio::task::spawn_blocking(move || -> io::Result<Digest> {
-            let mut hasher = Sha256::new();
+            let mut hash = Stream::new();
             each_piece(file, length, |piece| {
-                hasher.update(&piece);
+                hash.update(piece);
                 if cancel.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
             })?;
-            Ok(Digest::finish(hasher))
+            Ok(Digest::of_stream(hash))
         });
         let found = found.await.map_err(ended)?;
         if self.cancel.is_cancelled() {
@@ -361,7 +361,7 @@ async fn admitted(piece: Bytes, room: &Arc<Semaphore>) -> Bytes {
 
 /// The thread of one layer: hashes, keeps and passes on.
 struct Pump {
-    hasher: Sha256,
+    hash: Stream,
     /// The `.partial`, for new bytes.
     keep: Option<File>,
     /// Bytes that are here already.
@@ -380,7 +380,7 @@ impl Pump {
         cancel: &CancellationToken,
     ) -> Self {
         Self {
-            hasher: Sha256::new(),
+            hash: Stream::new(),
             keep,
             replay: None,
             sink: Some(sink.bytes.clone()),
@@ -407,14 +407,14 @@ impl Pump {
             }
             self.pass_on(piece)?;
         }
-        Ok(Digest::finish(self.hasher))
+        Ok(Digest::of_stream(self.hash))
     }
 
     fn pass_on(&mut self, piece: Bytes) -> io::Result<()> {
         if self.cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        self.hasher.update(&piece);
+        self.hash.update(piece.clone());
         self.part.advance(piece.len() as u64);
         if self.sink.as_ref().is_some_and(|sink| sink.blocking_send(piece).is_err()) {
             self.sink = None;

@@ -5,9 +5,9 @@
 //!   (bounded)     (thread)   (recycled)         (thread)
 //! ```
 //!
-//! SHA-256 is done where the buffers are read: unpacking is the slower half. When one thread ends,
-//! the other one notices by its channels and ends too; a cancel wakes the one that waits for the
-//! network.
+//! SHA-256 is done where the buffers are read (unpacking is the slower half), together with that of
+//! another stream where there is one: the packed bytes, or another layer. When one thread ends, the other
+//! one notices by its channels and ends too; a cancel wakes the one that waits for the network.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -18,11 +18,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use vmdeck_ext4::Formatter;
+use vmdeck_sha256::Stream;
 
 use super::Compression;
 use super::entries::LayerEntries;
@@ -32,8 +32,9 @@ use super::jail::Jail;
 use super::layer::{self, Budget};
 use super::tar::Source;
 
-/// Buffers of one layer: one being filled, one that it goes on from, one being read, two between.
-const BUFFERS: usize = 5;
+/// Buffers of one layer: one being filled, one that it goes on from, one being read, one waiting to be
+/// hashed, two between.
+const BUFFERS: usize = 6;
 /// The ratio of a bomb is looked at only when it has some size.
 const RATIO_FREE: u64 = 64 << 20;
 
@@ -65,19 +66,26 @@ impl LayerJob {
         let unpack = move || {
             let taken = Cell::new(0);
             let mut input = PackedBytes { packed, taken: &taken, cancel: &unpack_cancel };
-            let mut output =
-                Chunks { full, recycled, buffers: 0, taken: &taken, made: 0, ratio, cancel: &unpack_cancel };
+            let mut output = Chunks {
+                full,
+                free,
+                recycled,
+                buffers: 0,
+                taken: &taken,
+                made: 0,
+                ratio,
+                cancel: &unpack_cancel,
+            };
             inflate::inflate(compression, &mut input, &mut output)?;
-            output.full.send(Chunk::End).map_err(|_| LayerError::Stopped)
+            output.full.send(None).map_err(|_| LayerError::Stopped)
         };
         thread::scope(|scope| {
             let unpack = thread::Builder::new()
                 .name("layer-unpack".into())
                 .spawn_scoped(scope, unpack)
                 .map_err(LayerError::Thread)?;
-            let hash = diff_id.is_some().then(Sha256::new);
-            let source =
-                ChunkSource { chunks, free, current: Chunk::Shared(Bytes::new()), position: 0, hash };
+            let hash = diff_id.is_some().then(Stream::new);
+            let source = ChunkSource { chunks, rest: Some(Bytes::new()), hash };
             let read = read(source, diff_id, formatter, budget, bottom, &cancel);
             // Its channels are closed now, so that the other thread cannot wait for ever.
             let unpacked = unpack.join().unwrap_or(Err(LayerError::Stopped));
@@ -111,7 +119,7 @@ fn read(
     }
     if let (Some(expected), Some(hash)) = (diff_id, source.hash) {
         let mut found = String::from("sha256:");
-        for byte in hash.finalize() {
+        for byte in hash.finish() {
             let _ = write!(found, "{byte:02x}");
         }
         if found != expected {
@@ -121,14 +129,24 @@ fn read(
     Ok(entries)
 }
 
-/// What goes from one thread to the other.
-#[derive(Debug)]
-enum Chunk {
-    /// A buffer that is to be given back, and where in it the bytes are.
-    Buffer(Vec<u8>, Range<usize>),
-    Shared(Bytes),
-    /// The stream is complete. A channel that closes without it means that unpacking failed.
-    End,
+/// A buffer with bytes in it. Goes back to who fills buffers when nobody has the bytes any more.
+struct Filled {
+    buffer: Vec<u8>,
+    content: Range<usize>,
+    free: SyncSender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[self.content.clone()]
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        // Fails only when the other thread has ended and needs none.
+        let _ = self.free.try_send(std::mem::take(&mut self.buffer));
+    }
 }
 
 /// The packed side: waits for the network, until the cancel.
@@ -167,7 +185,9 @@ impl Input for PackedBytes<'_> {
 
 /// The unpacked side.
 struct Chunks<'a> {
-    full: SyncSender<Chunk>,
+    /// `None` when the stream is complete. Without it, its end means that unpacking failed.
+    full: SyncSender<Option<Bytes>>,
+    free: SyncSender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
     /// Buffers there are so far.
     buffers: usize,
@@ -178,16 +198,16 @@ struct Chunks<'a> {
 }
 
 impl Chunks<'_> {
-    fn hand_over(&mut self, chunk: Chunk, length: usize) -> Result<(), LayerError> {
+    fn hand_over(&mut self, chunk: Bytes) -> Result<(), LayerError> {
         if self.cancel.is_cancelled() {
             return Err(LayerError::Cancelled);
         }
-        self.made += length as u64;
+        self.made += chunk.len() as u64;
         let packed = self.taken.get();
         if self.made > RATIO_FREE && self.made / self.ratio.max(1) > packed {
             return Err(LayerError::Ratio { packed, inflated: self.made, limit: self.ratio });
         }
-        self.full.send(chunk).map_err(|_| LayerError::Stopped)
+        self.full.send(Some(chunk)).map_err(|_| LayerError::Stopped)
     }
 }
 
@@ -205,56 +225,40 @@ impl Output for Chunks<'_> {
     }
 
     fn send(&mut self, buffer: Vec<u8>, content: Range<usize>) -> Result<(), LayerError> {
-        let length = content.len();
-        self.hand_over(Chunk::Buffer(buffer, content), length)
+        let filled = Filled { buffer, content, free: self.free.clone() };
+        self.hand_over(Bytes::from_owner(filled))
     }
 
     fn pass(&mut self, bytes: Bytes) -> Result<(), LayerError> {
-        let length = bytes.len();
-        self.hand_over(Chunk::Shared(bytes), length)
+        self.hand_over(bytes)
     }
 }
 
 /// The unpacked stream as the archive's reader sees it.
 struct ChunkSource {
-    chunks: Receiver<Chunk>,
-    free: SyncSender<Vec<u8>>,
-    current: Chunk,
-    /// Where in `current` the reader is.
-    position: usize,
-    hash: Option<Sha256>,
-}
-
-impl ChunkSource {
-    /// What is left of the current chunk; nothing at the end of the stream.
-    fn rest(&self) -> &[u8] {
-        match &self.current {
-            Chunk::Buffer(buffer, content) => &buffer[content.start + self.position..content.end],
-            Chunk::Shared(bytes) => &bytes[self.position..],
-            Chunk::End => &[],
-        }
-    }
+    chunks: Receiver<Option<Bytes>>,
+    /// What is left of the current chunk; `None` at the end of the stream.
+    rest: Option<Bytes>,
+    hash: Option<Stream>,
 }
 
 impl Source for ChunkSource {
     fn fill(&mut self) -> Result<&[u8], LayerError> {
-        while self.rest().is_empty() && !matches!(self.current, Chunk::End) {
-            let next = self.chunks.recv().map_err(|_| LayerError::Stopped)?;
-            self.position = 0;
-            if let Chunk::Buffer(buffer, _) = std::mem::replace(&mut self.current, next) {
-                // Fails only when the other thread has ended and needs none.
-                let _ = self.free.try_send(buffer);
-            }
-            if let Some(mut hash) = self.hash.take() {
-                hash.update(self.rest());
-                self.hash = Some(hash);
+        while self.rest.as_ref().is_some_and(Bytes::is_empty) {
+            // Its buffer may be needed for the next.
+            self.rest = Some(Bytes::new());
+            self.rest = self.chunks.recv().map_err(|_| LayerError::Stopped)?;
+            if let (Some(chunk), Some(hash)) = (&self.rest, &mut self.hash) {
+                hash.update(chunk.clone());
             }
         }
-        Ok(self.rest())
+        Ok(self.rest.as_deref().unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {
-        self.position += count;
+        if let Some(rest) = &mut self.rest {
+            rest.advance(count);
+        }
     }
 }
 
