@@ -222,10 +222,23 @@ fn a_registered_image_whose_files_are_gone_says_so() {
     assert!(matches!(flagged.as_slice(), [line] if line.starts_with("mine")), "{}", ended.stdout);
 }
 
+/// An image of one layer.
+fn layout_of(deck: &Deck, name: &str, tar: &[u8]) -> String {
+    let folder = tempfile::Builder::new().prefix(name).tempdir().unwrap();
+    Layout::new(folder.path()).layer(tar).finish();
+    format!("oci:{}", deck.readable(folder.path()).display())
+}
+
+/// An image that takes 40 MiB, packed and unpacked.
+fn large_layout(deck: &Deck) -> String {
+    layout_of(deck, "large", &TarBuilder::default().file("noise", 0o644, &noise(40 << 20, 2)).finish())
+}
+
 #[test]
 fn on_a_disk_that_is_full_images_can_be_deleted() {
     let deck = Deck::new();
     let small = format!("oci:{}", deck.readable(&fixtures::busybox()).display());
+    let large = large_layout(&deck);
     let Some(disk) = SmallDisk::mount(&deck.folder("data"), 80) else { return };
     let run = |arguments: &[&str]| deck.run_on(&disk, arguments.iter().copied());
     run(&["image", "pull", &small, "--name", "box"]).expect(0);
@@ -233,7 +246,9 @@ fn on_a_disk_that_is_full_images_can_be_deleted() {
     let mut file = std::fs::File::create(&fill).unwrap();
     let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    check("pull", &run(&["image", "pull", &small, "--name", "more"]), 1, &["full", "vmdeck df"]);
+    // Whether the store could be opened without the room that was set aside depends on what was left
+    // beside it: the pull fails at its record, or for want of room.
+    check("pull", &run(&["image", "pull", &large, "--name", "more"]), 1, &["vmdeck df"]);
     run(&["image", "delete", "box"]).expect(0);
     let listed = run(&["image", "list", "--output", "json"]).expect(0).json();
     assert_eq!(listed, serde_json::json!([]));
@@ -242,14 +257,9 @@ fn on_a_disk_that_is_full_images_can_be_deleted() {
 #[test]
 fn a_disk_that_fills_up_ends_in_an_error_and_leaves_nothing() {
     let deck = Deck::new();
-    let layout = |name: &str, tar: &[u8]| {
-        let folder = tempfile::Builder::new().prefix(name).tempdir().unwrap();
-        Layout::new(folder.path()).layer(tar).finish();
-        format!("oci:{}", deck.readable(folder.path()).display())
-    };
     // Small until it is unpacked: nobody can know before.
-    let bomb = layout("bomb", &monotonous(1, 96));
-    let large = layout("large", &TarBuilder::default().file("noise", 0o644, &noise(40 << 20, 2)).finish());
+    let bomb = layout_of(&deck, "bomb", &monotonous(1, 96));
+    let large = large_layout(&deck);
     let small = format!("oci:{}", deck.readable(&fixtures::busybox()).display());
     let rootfs = deck.write("rootfs.ext4", "");
     if have("mke2fs") {
