@@ -168,13 +168,20 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
             _ => (Class::HypervisorExited, "the hypervisor could not go on running the guest".into()),
         },
         Trouble::Stalled(stall) => stalled(stall, evidence),
-        _ if silent && evidence.phase == BootPhaseName::Kernel && evidence.hypervisor.is_empty() => (
-            Class::WrongArchitecture,
-            format!(
-                "kernel `{}` ended without a word: it is damaged or not for this machine",
-                evidence.kernel
-            ),
-        ),
+        // One whose guest ended says so: of one that says nothing, something else was the end.
+        _ if silent
+            && evidence.ending == Ending::Reset
+            && evidence.phase == BootPhaseName::Kernel
+            && evidence.hypervisor.is_empty() =>
+        {
+            (
+                Class::WrongArchitecture,
+                format!(
+                    "kernel `{}` ended without a word: it is damaged or not for this machine",
+                    evidence.kernel
+                ),
+            )
+        }
         _ => (
             Class::HypervisorExited,
             match evidence.hypervisor.last() {
@@ -385,8 +392,19 @@ mod tests {
         );
         check("[ 3.0] Kernel panic - not syncing: Attempted to kill init!", Class::KernelPanic, "Attempted");
         check("[ 3.0] reboot: Power down", Class::HypervisorExited, "shut itself down");
-        check("", Class::WrongArchitecture, "without a word");
         check("hello", Class::HypervisorExited, "may have been killed");
+    }
+
+    #[test]
+    fn a_kernel_that_ends_in_silence_is_told_from_a_hypervisor_that_was_killed() {
+        let check = |ending, class: Class, word: &str| {
+            let failure = classify(&Evidence { ending, ..evidence(Trouble::Ended, &[], &[]) });
+            assert_eq!(failure.class, class, "{ending:?}");
+            assert!(failure.message.contains(word), "{}", failure.message);
+        };
+        check(Ending::Reset, Class::WrongArchitecture, "is damaged or not for this machine");
+        check(Ending::Unknown, Class::HypervisorExited, "may have been killed");
+        check(Ending::Signal, Class::HypervisorExited, "ended by a signal");
     }
 
     #[test]
