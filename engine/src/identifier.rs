@@ -54,6 +54,17 @@ identifier!(
     OperationId
 );
 
+/// Names for a message: all of a few, else the first and how many more there are.
+pub fn list_names<T: AsRef<str>>(names: &[T]) -> String {
+    const SHOWN: usize = 6;
+    let shown = if names.len() > SHOWN + 1 { SHOWN } else { names.len() };
+    let mut text = names[..shown].iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if shown < names.len() {
+        text.push_str(&format!(" and {} more", names.len() - shown));
+    }
+    text
+}
+
 fn random_hex() -> String {
     let mut bytes = [0u8; 6];
     getrandom::fill(&mut bytes).expect("the kernel's random numbers are there once it runs programs");
@@ -78,6 +89,14 @@ pub fn check_name(noun: &str, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_names_a_few_and_counts_the_rest() {
+        let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        assert_eq!(list_names(&names(2)), "0, 1");
+        assert_eq!(list_names(&names(7)), "0, 1, 2, 3, 4, 5, 6");
+        assert_eq!(list_names(&names(200)), "0, 1, 2, 3, 4, 5 and 194 more");
+    }
 
     #[test]
     fn names_are_safe_as_file_names() {

@@ -4,6 +4,7 @@
 //! lock is free has lost its owner: it is garbage, and [`sweep`] removes it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,10 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        // One without its lock file looks as if it had no owner: a sweep may have been faster.
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "a staging folder could not be removed");
         }
     }
@@ -56,13 +60,18 @@ pub async fn sweep(data: &DataDirectory) -> Result<usize> {
     for entry in fs::read_dir(&root).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         // A folder half removed has lost its lock file; then taking the lock creates it anew.
-        match FileLock::try_acquire(&path.join(".lock")) {
+        let gone = match FileLock::try_acquire(&path.join(".lock")) {
             Ok(None) => continue,
-            Ok(Some(_lock)) => fs::remove_dir_all(&path).map_err(fail)?,
-            Err(_) if path.is_dir() => fs::remove_dir_all(&path).map_err(fail)?,
-            Err(_) => fs::remove_file(&path).map_err(fail)?,
+            Ok(Some(_lock)) => fs::remove_dir_all(&path),
+            Err(_) if path.is_dir() => fs::remove_dir_all(&path),
+            Err(_) => fs::remove_file(&path),
+        };
+        match gone {
+            Ok(()) => removed += 1,
+            // Its owner lives, and was just removing it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
         }
-        removed += 1;
     }
     Ok(removed)
 }
@@ -89,5 +98,26 @@ mod tests {
         let path = mine.path().to_owned();
         drop(mine);
         assert!(!path.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sweep_goes_on_while_owners_remove_their_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(folder.path()).unwrap();
+        let owner = data.clone();
+        let working = tokio::spawn(async move {
+            for _ in 0..300 {
+                let staging = Staging::create(&owner, &OperationId::random()).await.unwrap();
+                for number in 0..20 {
+                    fs::write(staging.path().join(number.to_string()), "").unwrap();
+                }
+            }
+        });
+        while !working.is_finished() {
+            sweep(&data).await.unwrap();
+        }
+        working.await.unwrap();
+        sweep(&data).await.unwrap();
+        assert_eq!(fs::read_dir(data.staging_root()).unwrap().count(), 0);
     }
 }

@@ -66,8 +66,14 @@ pub(crate) async fn reconcile(store: &Store, data: &DataDirectory) -> Result<()>
             for orphan in &found.orphans {
                 tracing::warn!(path = %orphan.display(), "removing files that belong to no image");
                 let name = orphan.file_name().unwrap_or_default();
-                fs::rename(orphan, trash.join(name))
-                    .map_err(|error| Error::io(format!("cannot remove `{}`", orphan.display()), error))?;
+                match fs::rename(orphan, trash.join(name)) {
+                    Ok(()) => {}
+                    // Whoever deleted the image was just removing its files.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => {
+                        return Err(Error::io(format!("cannot remove `{}`", orphan.display()), error));
+                    }
+                }
             }
             for image in &found.lost {
                 tracing::warn!(image = image.name, "removing an image whose files are gone");

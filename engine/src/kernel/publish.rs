@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::record::Kernel;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::identifier::OperationId;
+use crate::identifier::{OperationId, list_names};
 use crate::staging::Staging;
 use crate::store::{self, Store, Transaction};
 
@@ -73,7 +73,7 @@ pub(super) async fn delete(data: &DataDirectory, store: &Store, name: &str) -> R
             if !users.is_empty() {
                 return Err(Error::conflict(format!(
                     "the kernel `{wanted}` is used by {}",
-                    users.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                    list_names(&users)
                 ))
                 .with_hint(
                     "let them boot another kernel by `vmdeck vm set NAME --kernel KERNEL` (one that runs has it from its next start on), or delete them",

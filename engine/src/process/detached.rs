@@ -257,6 +257,16 @@ mod tests {
         Ok(())
     }
 
+    async fn gone(pid: i32) {
+        tokio::time::timeout(Duration::from_secs(45), async {
+            while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
     #[tokio::test]
     async fn a_process_has_its_own_session_and_no_descriptor_of_ours() {
         let folder = tempfile::tempdir().unwrap();
@@ -293,13 +303,7 @@ mod tests {
         .await;
         assert_eq!(result.unwrap_err().to_string(), "the store is full");
         let identity = receiver.await.unwrap();
-        tokio::time::timeout(Duration::from_secs(5), async {
-            while std::path::Path::new(&format!("/proc/{}", identity.pid)).exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
+        gone(identity.pid).await;
         assert!(!folder.path().join("executed").exists());
     }
 
@@ -330,28 +334,16 @@ mod tests {
                 return;
             }
             let Some(identity) = known.into_inner().unwrap() else { continue };
-            tokio::time::timeout(Duration::from_secs(5), async {
-                while std::path::Path::new(&format!("/proc/{}", identity.pid)).exists() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-            .await
-            .unwrap();
+            gone(identity.pid).await;
         }
     }
 
     #[tokio::test]
     async fn an_ended_process_is_reaped_though_nobody_waits() {
         let process = spawn(Command::new("true"), vec![], recorded).await.unwrap();
-        let stat = format!("/proc/{}/stat", process.identity().pid);
+        let pid = process.identity().pid;
         drop(process);
-        tokio::time::timeout(Duration::from_secs(5), async {
-            while std::path::Path::new(&stat).exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
+        gone(pid).await;
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::{json, to_json};
 use crate::error::{Error, Result};
-use crate::identifier::ImageId;
+use crate::identifier::{ImageId, list_names};
 use crate::image::record::Image;
 
 /// Inserts an image. Paths below `root`, the data directory, are kept relative to it, so that the
@@ -39,7 +39,7 @@ pub fn name_taken(name: &str) -> Error {
 }
 
 pub fn in_use(name: &str, machines: &[String]) -> Error {
-    Error::conflict(format!("the image `{name}` is in use by {}", machines.join(", ")))
+    Error::conflict(format!("the image `{name}` is in use by {}", list_names(machines)))
         .with_hint("delete those machines first: `vmdeck vm delete NAME`")
 }
 

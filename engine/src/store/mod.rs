@@ -20,13 +20,18 @@ pub mod vms;
 mod worker;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rusqlite::ErrorCode;
 pub use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::error::{Error, Result};
 use worker::Worker;
 
 pub use schema::Generations;
+
+/// Others' transactions take milliseconds; so long one is waited for.
+const BUSY: Duration = Duration::from_secs(20);
 
 /// A cheap handle on the store.
 #[derive(Clone, Debug)]
@@ -96,11 +101,30 @@ impl Store {
     }
 }
 
+/// Changes a new database to WAL mode; one that is in it stays so.
+///
+/// Several that open a new database at once all hold its shared lock when they ask for the exclusive
+/// one. SQLite lets none of them wait for the others then, busy timeout or not (`sqlite3_busy_handler`):
+/// they would wait for ever. Who is refused has let go of the shared lock, and asks again.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begun.elapsed() < BUSY =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
 fn connect(path: &Path) -> Result<Connection> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(path)?;
-        connection.busy_timeout(std::time::Duration::from_secs(20))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.busy_timeout(BUSY)?;
+        write_ahead(&connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
@@ -148,6 +172,24 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(count, 0);
+    }
+
+    #[test]
+    fn a_new_store_is_opened_by_many_at_once() {
+        for round in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("vmdeck.db");
+            let together = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        together.wait();
+                        let opened = Store::open(&path);
+                        assert!(opened.is_ok(), "{round}: {:?}", opened.err());
+                    });
+                }
+            });
+        }
     }
 
     #[tokio::test]

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vmdeck_engine::data_directory::DataDirectory;
@@ -15,7 +14,7 @@ use vmdeck_engine::operation::Operations;
 use vmdeck_engine::store::Store;
 use vmdeck_engine::{Error, Result};
 
-use crate::test_support::FreePort;
+use crate::test_support::DockerRegistry;
 
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -287,62 +286,31 @@ pub(crate) fn assert_sound(image: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// For what takes tenths of a second on a host that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Debian's registry on a port of this host; ends with the value.
+/// Debian's registry on a port of this host, to which skopeo pushes; ends with the value.
 pub(crate) struct Registry {
-    child: Child,
-    pub(crate) port: u16,
-    _held: FreePort,
-    folder: TempDir,
+    server: DockerRegistry,
 }
 
 impl Registry {
-    /// `auth` is appended to the registry's configuration.
-    pub(crate) fn start(auth: &str) -> Option<Self> {
-        if !has("docker-registry") || !has("skopeo") {
+    /// `more` is appended to the registry's configuration.
+    pub(crate) fn start(more: &str) -> Option<Self> {
+        if !has("skopeo") {
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
-        // The registry cannot be asked which port it got.
-        let held = FreePort::new();
-        let port = held.number();
-        let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
-            folder.path().join("storage").display()
-        );
-        fs::write(&config, text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut this = Self { child, port, _held: held, folder };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = this.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && started.elapsed() < PATIENCE,
-                "the registry does not start: {ended:?}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(this)
+        DockerRegistry::start(more).map(|server| Self { server })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
     }
 
     pub(crate) fn reference(&self, name: &str) -> String {
-        format!("127.0.0.1:{}/{name}", self.port)
+        format!("127.0.0.1:{}/{name}", self.port())
     }
 
     /// Pushes an image by skopeo.
     pub(crate) fn push(&self, image: &TestImage, name: &str, more: &[&str]) {
-        let layout = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let layout = tempfile::tempdir().unwrap();
         write_layout(layout.path(), &[(image, Some("x"))]);
         let output = Command::new("skopeo")
             .args(["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"])
@@ -352,12 +320,5 @@ impl Registry {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -123,7 +123,7 @@ async fn what_is_not_there_is_said_by_name() {
     let error = bench.pull(&registry.reference("other:1"), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 
-    let port = registry.port;
+    let port = registry.port();
     drop(registry);
     let error = bench.pull(&format!("127.0.0.1:{port}/app:1"), "a").await.unwrap_err();
     assert!(
@@ -157,7 +157,8 @@ async fn basic_authentication_takes_the_credentials_of_podman() {
     let auth_file = folder.path().join("auth.json");
     let with = |password: &str| {
         let encoded = base64::engine::general_purpose::STANDARD.encode(format!("user:{password}"));
-        let text = serde_json::json!({"auths": {format!("127.0.0.1:{}", registry.port): {"auth": encoded}}});
+        let text =
+            serde_json::json!({"auths": {format!("127.0.0.1:{}", registry.port()): {"auth": encoded}}});
         std::fs::write(&auth_file, text.to_string()).unwrap();
         let credentials = vmdeck_engine::image::CredentialFiles(vec![auth_file.clone()]);
         Bench::with(vmdeck_engine::image::Settings { credentials, ..settings() })
@@ -230,7 +231,7 @@ async fn a_registry_with_a_private_authority_is_trusted_by_its_certificate_file(
 
     // The file is looked for in the user's home, so another process with another home pulls.
     let home = folder.path().join("home");
-    let place = home.join(format!(".config/containers/certs.d/127.0.0.1:{}", registry.port));
+    let place = home.join(format!(".config/containers/certs.d/127.0.0.1:{}", registry.port()));
     std::fs::create_dir_all(&place).unwrap();
     std::fs::copy(folder.path().join("ca.crt"), place.join("ca.crt")).unwrap();
     crate::crash::pull_with_home(bench.data.root(), registry.reference("app:1"), &home).await;

@@ -76,11 +76,7 @@ async fn started(
     sense: impl Fn(VmState) -> bool,
     begin: impl Fn(&Engine, &str) -> Task<Vm>,
 ) -> Outcome {
-    let names = select(context, which, sense).await?;
-    let single = names.len() == 1;
-    let ended = each(context, names, begin).await;
-    ended.done.iter().for_each(|(_, vm)| warn(context, vm));
-    result(context, single, ended)
+    vms_then(context, which, sense, begin, |vm| warn(context, vm)).await
 }
 
 /// A command whose result is the machine.
@@ -90,13 +86,20 @@ async fn vms(
     sense: impl Fn(VmState) -> bool,
     begin: impl Fn(&Engine, &str) -> Task<Vm>,
 ) -> Outcome {
+    vms_then(context, which, sense, begin, |_| ()).await
+}
+
+async fn vms_then(
+    context: &Context,
+    which: Selection,
+    sense: impl Fn(VmState) -> bool,
+    begin: impl Fn(&Engine, &str) -> Task<Vm>,
+    tell: impl Fn(&Vm),
+) -> Outcome {
     let names = select(context, which, sense).await?;
     let single = names.len() == 1;
     let ended = each(context, names, begin).await;
-    result(context, single, ended)
-}
-
-fn result(context: &Context, single: bool, ended: Ended<Vm>) -> Outcome {
+    ended.done.iter().for_each(|(_, vm)| tell(vm));
     let vms: Vec<Vm> = ended.done.iter().map(|(_, vm)| vm.clone()).collect();
     // One machine asked for by name that failed: there is no result to print.
     if !(single && vms.is_empty()) {

@@ -1,21 +1,15 @@
 //! A real registry (CNCF distribution) on a loopback port of its own.
 
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use super::test_support::FreePort;
-
-/// For what takes tenths of a second on a host that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::test_support::DockerRegistry;
 
 pub(crate) struct Registry {
-    process: Child,
-    port: u16,
+    server: DockerRegistry,
     /// `user:password` that it asks for.
     login: Option<String>,
-    _held: FreePort,
+    /// Of its passwords.
     _folder: tempfile::TempDir,
 }
 
@@ -39,7 +33,7 @@ impl Registry {
     }
 
     fn launch(login: Option<(&str, &str)>, tls: Option<&Tls>) -> Option<Self> {
-        if !super::have("docker-registry") || !super::have("skopeo") {
+        if !super::have("skopeo") {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -52,43 +46,18 @@ impl Registry {
         let tls = tls.map_or_else(String::new, |tls| {
             format!("  tls:\n    certificate: {}\n    key: {}\n", tls.file(CERTIFICATE), tls.file(KEY))
         });
-        let held = FreePort::new();
-        let port = held.number();
-        let config = folder.path().join("config.yml");
-        std::fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
-                folder.path().join("data").display()
-            ),
-        )
-        .unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let server = DockerRegistry::start(&format!("{tls}{auth}"))?;
         let login = login.map(|(user, password)| format!("{user}:{password}"));
-        let mut this = Self { process, port, login, _held: held, _folder: folder };
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = this.process.try_wait().unwrap();
-            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "the registry does not start: {ended:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(this)
+        Some(Self { server, login, _folder: folder })
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.server.port()
     }
 
     /// `127.0.0.1:PORT/NAME`
     pub(crate) fn reference(&self, name: &str) -> String {
-        format!("127.0.0.1:{}/{name}", self.port)
+        format!("127.0.0.1:{}/{name}", self.port())
     }
 
     /// Pushes an image layout under a name.
@@ -136,12 +105,5 @@ impl Tls {
 
     fn file(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -1,5 +1,6 @@
 //! Questions before something is taken away.
 
+use vmdeck_engine::identifier::list_names;
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::image::{PruneReport, PrunedKind};
 use vmdeck_engine::kernel::record::Kernel;
@@ -160,7 +161,7 @@ fn in_use<'a>(names: impl Iterator<Item = (&'a str, Vec<&'a str>)>) -> Option<St
     names
         .into_iter()
         .find(|(_, users)| !users.is_empty())
-        .map(|(name, users)| format!("{name} is used by {}", users.join(", ")))
+        .map(|(name, users)| format!("{name} is used by {}", list_names(&users)))
 }
 
 pub(super) fn delete_images(model: &mut Model) {

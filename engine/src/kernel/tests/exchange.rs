@@ -1,17 +1,15 @@
 //! Export, and pulls from archives, registries and URLs.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use super::sample::{RELEASE, deb_of, files, image, tar, xz};
 use super::*;
 use crate::error::ErrorKind;
 use crate::image::Digest;
-use crate::test_support::FreePort;
+use crate::test_support::DockerRegistry;
 
 fn pull(source: impl Into<String>) -> PullKernel {
     PullKernel { source: source.into(), ..PullKernel::default() }
@@ -114,57 +112,12 @@ async fn a_damaged_archive_is_refused_or_does_not_matter() {
     assert!(refused > 8, "only {refused} damages were noticed");
 }
 
-/// Debian's `docker-registry` on a port of its own, ended when dropped.
-struct Registry {
-    child: Child,
-    port: u16,
-    _held: FreePort,
-    _folder: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let held = FreePort::new();
-        let port = held.number();
-        let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            folder.path().display()
-        );
-        fs::write(&config, text).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("skipped: docker-registry cannot be run: {error}");
-                return None;
-            }
-        };
-        let registry = Self { child, port, _held: held, _folder: folder };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "the registry does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(registry)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_goes_through_a_registry() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = DockerRegistry::start("") else { return };
     let (here, there) = (Fixture::new(), Fixture::new());
     let (kernel, export) = exported(&here).await;
-    let repository = format!("docker://127.0.0.1:{}/kernels/test:{RELEASE}", registry.port);
+    let repository = format!("docker://127.0.0.1:{}/kernels/test:{RELEASE}", registry.port());
     let from = format!("oci-archive:{}", export.path.display());
     let copy = ["--insecure-policy", "copy", "--dest-tls-verify=false", &from, &repository];
     let Some(copied) = archive::tool("skopeo", &copy) else { return };
@@ -193,7 +146,7 @@ async fn a_kernel_goes_through_a_registry() {
         assert_same_kernel(&kernel, &again);
         there.kernels.delete(RELEASE).await.unwrap();
     }
-    let missing = format!("docker://127.0.0.1:{}/kernels/none:1", registry.port);
+    let missing = format!("docker://127.0.0.1:{}/kernels/none:1", registry.port());
     let error = there.kernels.pull(pull(missing), None).wait().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.full_message());
     there.assert_only(&[]);
