@@ -57,6 +57,8 @@ def pull(name, reference):
         [vmdeck, "--quiet", "image", "pull", reference, "--name", name],
         env={**os.environ, "VMDECK_DATA_DIR": data},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -67,7 +69,8 @@ def end(process):
         written = int(dict(line.split(": ") for line in file)["wchar"])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, "the pull failed"
+    assert process.returncode == 0, f"the pull failed: {process.stderr.read()}"
+    process.stderr.close()
     return written, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
 
 

@@ -11,7 +11,7 @@ use crate::error::{Damage, Error};
 pub const HISTORY: usize = 32 << 10;
 /// Bytes to fill behind the history: large enough that handing over costs nothing, small enough to
 /// stay in the cache of a core.
-const FILL: usize = 256 << 10;
+const FILL: usize = 128 << 10;
 /// Room behind them, so that decoding need not look at the end of the buffer for every byte: the
 /// longest match, three literals before it, and what its copy may write too much.
 const SLACK: usize = 512;

@@ -25,7 +25,7 @@ use crate::rootfs::LayerSink;
 
 /// Bytes of pieces between the network and the unpacked stream. Each piece is what one read of the
 /// network gave, 400 KiB from a fast one. All of them are still to be unpacked when the last byte is here.
-const UNDER_WAY: usize = 1 << 20;
+const UNDER_WAY: usize = 512 << 10;
 /// Pieces on their way to the pump, small ones of a slow network.
 const PIECES: usize = 16;
 /// Bytes read from the disk at a time.
