@@ -249,7 +249,7 @@ async fn a_kernel_in_use_is_not_deleted_and_an_unused_one_leaves_nothing() {
     fixture.store.transaction(insert).await.unwrap();
     let error = fixture.kernels.delete(RELEASE).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("`web`"), "{error}");
+    assert!(error.to_string().contains("is used by web"), "{error}");
     fixture.assert_only(&[RELEASE]);
 
     let free = |transaction: &crate::store::Transaction<'_>| Ok(transaction.execute("DELETE FROM vms", [])?);
