@@ -81,8 +81,8 @@ pub(super) async fn clone(
         }
         Ok(vm)
     };
-    let has_disks = super::disk::present(guard.directory())?.is_some()
-        || !layer::bases(shared, &original.id).await?.is_empty();
+    let bases = layer::bases(shared, &original.id).await?;
+    let has_disks = layer::present(shared, guard, original, &bases).await?.is_some() || !bases.is_empty();
     if has_disks {
         layer::freeze(shared, guard, original, operation, |transaction, frozen| {
             make(transaction, Some(frozen))

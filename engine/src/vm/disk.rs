@@ -45,13 +45,7 @@ pub(super) fn prepare(
             error.with_hint("`vmdeck vm snapshot restore NAME SNAPSHOT` puts its disks back, `vmdeck vm reset NAME` gives it a fresh root and keeps its work disk")
         })?;
     } else {
-        match layer_of(bases, Role::Root) {
-            Some((layer, format)) => overlay(&root, &layer, format, directory, settings.disk_bytes)?,
-            None => {
-                let backing = backing(&image.files.rootfs, images);
-                overlay(&root, &backing, DiskFormat::Raw, directory, settings.disk_bytes)?;
-            }
-        }
+        make_root(&root, directory, images, image, settings, bases)?;
     }
     let mut disks = vec![writable(root, DiskFormat::Qcow2, ROOT_SERIAL)];
     if settings.work_disk {
@@ -69,6 +63,43 @@ pub(super) fn prepare(
         });
     }
     Ok(disks)
+}
+
+/// Gives a machine that was reset, and has but a work disk, the root of its next start already: what was
+/// kept can be frozen then, together with what it begins anew with.
+pub(super) fn complete(
+    directory: &Path,
+    images: &Path,
+    image: &Image,
+    settings: &VmSettings,
+    bases: &[Base],
+) -> Result<()> {
+    let root = directory.join(ROOT);
+    let keeps_work = exists(&directory.join(WORK_RAW))?
+        || exists(&directory.join(WORK_OVERLAY))?
+        || layer_of(bases, Role::Work).is_some();
+    if exists(&root)? || layer_of(bases, Role::Root).is_some() || !keeps_work {
+        return Ok(());
+    }
+    check_backing(&image.files.rootfs, "root", image)?;
+    make_root(&root, directory, images, image, settings, bases)
+}
+
+fn make_root(
+    root: &Path,
+    directory: &Path,
+    images: &Path,
+    image: &Image,
+    settings: &VmSettings,
+    bases: &[Base],
+) -> Result<()> {
+    match layer_of(bases, Role::Root) {
+        Some((layer, format)) => overlay(root, &layer, format, directory, settings.disk_bytes),
+        None => {
+            let backing = backing(&image.files.rootfs, images);
+            overlay(root, &backing, DiskFormat::Raw, directory, settings.disk_bytes)
+        }
+    }
 }
 
 /// Begins the names by which a run's hypervisor knows the files it writes.

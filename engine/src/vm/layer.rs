@@ -141,6 +141,18 @@ fn overlay_name(disk: Disk, next: &LayerId) -> String {
     format!("{}-{next}.qcow2", disk.as_str())
 }
 
+/// Root and work disk of a machine, as [`disk::present`] has them: one that was reset has its next root, too.
+pub(super) async fn present(
+    shared: &Shared,
+    guard: &VmGuard,
+    vm: &Vm,
+    bases: &[Base],
+) -> Result<Option<(DiskFile, Option<DiskFile>)>> {
+    let image = shared.images.find(vm.image_id.as_str()).await?;
+    disk::complete(guard.directory(), &shared.data.images(), &image, &vm.settings, bases)?;
+    disk::present(guard.directory())
+}
+
 /// Freezes the disks of a machine, and gives it overlays to go on with. `finish` is part of the
 /// transaction that completes it. The caller holds the machine's lock; when it runs, its guest is
 /// frozen between two writes, as a power cut would leave its disks.
@@ -155,7 +167,7 @@ pub(super) async fn freeze<T: Send + 'static>(
     check_settled(vm, &bases)?;
     let of = |disk| bases.iter().find(|base| base.disk == disk);
     let layer_of = |disk| of(disk).and_then(|base| base.layer.clone());
-    let files = disk::present(guard.directory())?;
+    let files = present(shared, guard, vm, &bases).await?;
     let Some((root, work)) = files else {
         // A clone that never ran has no disks of its own: it is what it lies on.
         let Some(root) = layer_of(Disk::Root) else {

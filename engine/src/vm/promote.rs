@@ -1,7 +1,6 @@
 //! A stopped machine's disks as a new image.
 
 use super::Shared;
-use super::disk;
 use super::layer;
 use super::lock::VmGuard;
 use super::record::Vm;
@@ -19,18 +18,16 @@ pub(super) async fn promote(
     operation: &Operation,
 ) -> Result<Image> {
     let base = shared.images.find(vm.image_id.as_str()).await?;
-    let present = match disk::present(guard.directory())? {
-        Some(present) => Some(present),
-        // A clone that never ran is what it lies on.
-        None => {
-            let bases = layer::bases(shared, &vm.id).await?;
-            let file = |disk| {
-                let base = bases.iter().find(|base| base.disk == disk)?;
-                let (path, format) = base.backing()?;
-                Some((guard.directory().join(path), format))
-            };
-            file(layer::Disk::Root).map(|root| (root, file(layer::Disk::Work)))
-        }
+    let bases = layer::bases(shared, &vm.id).await?;
+    // What a clone did not write to yet is what it lies on.
+    let file = |disk| {
+        let base = bases.iter().find(|base| base.disk == disk)?;
+        let (path, format) = base.backing()?;
+        Some((guard.directory().join(path), format))
+    };
+    let present = match layer::present(shared, guard, vm, &bases).await? {
+        Some((root, work)) => Some((root, work.or_else(|| file(layer::Disk::Work)))),
+        None => file(layer::Disk::Root).map(|root| (root, file(layer::Disk::Work))),
     };
     let Some((root, work)) = present else {
         return Err(Error::conflict(format!("machine `{}` was never started: it has no disks yet", vm.name))

@@ -238,3 +238,25 @@ async fn what_a_killed_vmdeck_began_is_finished_or_taken_back() {
     assert_eq!(later.count("layers").await, 3);
     is_whole(&later).await;
 }
+
+#[tokio::test]
+async fn what_a_reset_keeps_is_cloned_and_frozen_too() {
+    let deck = Deck::new().await;
+    let process = deck.open_with(Fake::hanging());
+    let vm = process.create("a").await.unwrap();
+    let folder = give_disks(&process, &vm);
+    process.vms.reset("a", None).wait().await.unwrap();
+    assert!(!names(&folder).contains(&"root.qcow2".to_owned()));
+    let clone = process.vms.clone_vm("a", Some("b".into()), None).wait().await.unwrap();
+    // Both go on from one root and one work disk.
+    assert_eq!((process.count("layers").await, process.count("bases").await), (2, 4));
+    is_whole(&process).await;
+    // The clone has no disks of its own yet: a reset leaves it what its work disk lies on.
+    process.vms.reset("b", None).wait().await.unwrap();
+    process.vms.clone_vm("b", Some("c".into()), None).wait().await.unwrap();
+    assert_eq!(process.count("bases WHERE disk = 'work' AND layer_id IS NOT NULL").await, 3);
+    assert!(names(&process.data.vm(&clone.id)).contains(&"root.qcow2".to_owned()));
+    process.vms.reset("a", None).wait().await.unwrap();
+    process.vms.snapshot("a", None, None).wait().await.unwrap();
+    is_whole(&process).await;
+}
