@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
 use crate::error::{Error, Result};
+use crate::image::can_be_pulled_again;
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::snapshot::Snapshot;
@@ -49,7 +50,7 @@ pub enum DiskUsageKind {
     Cache,
     /// Work of operations under way.
     Staging,
-    /// Store, logs, keys and locks.
+    /// Store, logs, keys, locks, and the room set aside for a full disk.
     Other,
 }
 
@@ -98,7 +99,7 @@ impl Engine {
             let mut usage = DiskUsage::default();
             let needed: HashSet<_> = images
                 .iter()
-                .filter(|image| used.contains(&image.id))
+                .filter(|image| used.contains(&image.id) || !can_be_pulled_again(image))
                 .filter_map(|image| image.content_id.as_ref())
                 .collect();
             let (mut counted, mut inodes) = (HashSet::new(), Counted::new());
@@ -129,16 +130,11 @@ impl Engine {
             usage.add(DiskUsageKind::Snapshots, "frozen disks", frozen, 0);
             usage.add(DiskUsageKind::Cache, "layers", measure(&data.blobs(), &mut inodes)?, reclaimable);
             usage.add(DiskUsageKind::Staging, "staging", measure(&data.staging_root(), &mut inodes)?, 0);
-            let mut other = Size::default();
-            for folder in [data.logs(), data.keys(), data.locks()] {
-                other.add(measure(&folder, &mut inodes)?);
-            }
-            for suffix in ["", "-wal", "-shm"] {
-                let mut path = data.database().into_os_string();
-                path.push(suffix);
-                other.add(measure(Path::new(&path), &mut inodes)?);
-            }
-            usage.add(DiskUsageKind::Other, "store, logs, keys", other, 0);
+            // Whatever else there is.
+            let looked_at =
+                [data.images(), data.kernels(), data.layers(), data.vms(), data.blobs(), data.staging_root()];
+            let other = measure_but(data.root(), &looked_at, &mut inodes)?;
+            usage.add(DiskUsageKind::Other, "store, logs, rest", other, 0);
             Ok(usage)
         })
         .await
@@ -167,22 +163,23 @@ struct Size {
     allocated: u64,
 }
 
-impl Size {
-    fn add(&mut self, other: Self) {
-        self.logical += other.logical;
-        self.allocated += other.allocated;
-    }
-}
-
 /// Device and inode of files with several names that were counted.
 type Counted = HashSet<(u64, u64)>;
 
 /// A file, or a folder with all in it; links are not followed, and what goes meanwhile is nothing. A
 /// file with several names counts once: machines that run have their disks under two.
 fn measure(path: &Path, counted: &mut Counted) -> Result<Size> {
+    measure_but(path, &[], counted)
+}
+
+/// The same, without some of the folders in it.
+fn measure_but(path: &Path, but: &[PathBuf], counted: &mut Counted) -> Result<Size> {
     let mut size = Size::default();
     let mut pending = vec![path.to_owned()];
     while let Some(path) = pending.pop() {
+        if but.contains(&path) {
+            continue;
+        }
         let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         let fail = |error| Error::io(format!("cannot look at `{}`", path.display()), error);
         let metadata = match fs::symlink_metadata(&path) {

@@ -63,8 +63,8 @@ impl ImageService {
         let data = self.shared.data.clone();
         blocking(move || {
             let mut output = Output::create(&request.output)?;
-            // Whoever takes the bundle in authorizes a key of their own; ours is not to log in there.
-            if let (ExportFormat::Bundle, Some(seed)) = (request.format, &mut image.files.work_seed) {
+            // Whoever takes it in authorizes a key of their own; ours is not to log in there.
+            if let Some(seed) = &mut image.files.work_seed {
                 let copy = staging.path().join(WORK_SEED);
                 seed::without_key(seed, &copy, &installation_key(&data)?.public_line, &cancel)?;
                 *seed = copy;

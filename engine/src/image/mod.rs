@@ -52,6 +52,7 @@ pub use flatten::{Flatten, INITRD, KERNEL, LayerRoom, MODULES, RECORD, ROOTFS, W
 pub use manifest::Platform;
 pub use promote::PromoteImage;
 pub(crate) use promote_disk::PromoteDisks;
+pub(crate) use prune::can_be_pulled_again;
 pub use prune::{PruneImages, PruneReport, PrunedItem, PrunedKind};
 use record::Image;
 pub use reference::{BundleLocation, FORMS, ImageReference, RegistryReference};
@@ -193,7 +194,7 @@ impl ImageService {
         let (this, target) = (self.clone(), name.to_owned());
         self.shared.data.use_reserve();
         let mut task = self.shared.operations.spawn(OperationKind::ImageDelete, name, None, |_| async move {
-            remove::delete(&this.shared.store, &this.shared.data, &target).await
+            remove::delete(&this.shared.store, &this.shared.data, &target).await.map(|(image, _)| image)
         });
         task.wait().await
     }

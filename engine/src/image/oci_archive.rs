@@ -14,11 +14,12 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
-use vmdeck_ext4::{FileKind, ImageError, InodeNumber, Reader, Stat};
+use vmdeck_ext4::{FileKind, ImageError, InodeNumber, Reader, Stat, Timestamp};
 
 use super::digest::Digest;
 use super::manifest::{OCI_INDEX, OCI_MANIFEST, Platform};
 use super::record::{Image, ImageConfig};
+use super::seed::HOME;
 use super::source::archive::nameless;
 use crate::error::{Error, Result};
 use crate::operation::progress::{ProgressPart, ProgressState};
@@ -46,22 +47,39 @@ pub(crate) fn write(
     };
     part.set_total(image.used_bytes);
     part.set_state(ProgressState::Active);
-    let rootfs = &image.files.rootfs;
-    let file = File::open(rootfs)
-        .map_err(|error| Error::io(format!("cannot open `{}`", rootfs.display()), error))?;
-    let unreadable = |error: ImageError| {
-        Error::failed(format!("the file system in `{}` cannot be read", rootfs.display())).with_source(error)
-    };
-    let reader = Reader::open(file).map_err(unreadable)?;
+    let root = open(&image.files.rootfs)?;
+    let home = image.files.work_seed.as_deref().map(open).transpose()?;
 
     let packed = Hashing::new(nameless(scratch).map_err(fail)?);
     let plain = Hashing::new(GzEncoder::new(packed, Compression::default()));
     let mut builder = tar::Builder::new(plain);
-    let mut layer = Layer { reader: &reader, builder: &mut builder, part, cancel, named: HashMap::new() };
-    layer.write_all().map_err(|error| match error {
-        LayerError::Image(error) => unreadable(error),
-        LayerError::Io(error) => fail(error),
-    })?;
+    let mut pack = |(system, path): &(Reader, &Path), branch: Branch<'_>| {
+        let mut layer = Layer { reader: system, builder: &mut builder, part, cancel, named: HashMap::new() };
+        layer.write_all(branch).map_err(|error| match error {
+            LayerError::Image(error) => unreadable(path, error),
+            LayerError::Io(error) => fail(error),
+        })
+    };
+    // Machines have the work seed's content where the root file system has the home of root.
+    let home_of_root = folder(&root.0, HOME).map_err(|error| unreadable(root.1, error))?;
+    match home.as_ref().zip(home_of_root) {
+        Some((home, stat)) => {
+            pack(&root, Branch { without: Some(HOME), ..Branch::default() })?;
+            // Made for a key alone, which does not go along: the home is as it was before.
+            let keys = [HOME, b"/.ssh"].concat();
+            let untouched =
+                holds_no_key(&home.0) && folder(&root.0, &keys).is_ok_and(|found| found.is_none());
+            pack(
+                home,
+                Branch {
+                    place: &[HOME, b"/"].concat(),
+                    without: untouched.then_some(b".ssh"),
+                    modified: untouched.then_some(stat.modified),
+                },
+            )?;
+        }
+        None => pack(&root, Branch::default())?,
+    }
     let (encoder, diff_id) = builder.into_inner().map_err(fail)?.finish();
     let (mut packed, digest) = encoder.finish().map_err(fail)?.finish();
     let size = packed.stream_position().map_err(fail)?;
@@ -113,6 +131,33 @@ pub(crate) fn write(
     part.set_done(part.total());
     part.set_state(ProgressState::Done);
     Ok(())
+}
+
+fn open(path: &Path) -> Result<(Reader, &Path)> {
+    let file =
+        File::open(path).map_err(|error| Error::io(format!("cannot open `{}`", path.display()), error))?;
+    Ok((Reader::open(file).map_err(|error| unreadable(path, error))?, path))
+}
+
+/// A folder of a file system, where there is one.
+fn folder(reader: &Reader, path: &[u8]) -> std::result::Result<Option<Stat>, ImageError> {
+    let Some(found) = reader.resolve(path)? else { return Ok(None) };
+    Ok(Some(reader.stat(found)?).filter(|stat| stat.kind == FileKind::Directory))
+}
+
+/// Whether all that is in `.ssh` of a work seed is an empty list of keys.
+fn holds_no_key(home: &Reader) -> bool {
+    let empty = || -> std::result::Result<bool, ImageError> {
+        let Some(folder) = home.resolve(b".ssh")? else { return Ok(false) };
+        let entries = home.entries(folder)?;
+        let [(name, keys)] = entries.as_slice() else { return Ok(false) };
+        Ok(name == b"authorized_keys" && home.stat(*keys)?.size == 0)
+    };
+    empty().unwrap_or(false)
+}
+
+fn unreadable(path: &Path, error: ImageError) -> Error {
+    Error::failed(format!("the file system in `{}` cannot be read", path.display())).with_source(error)
 }
 
 /// The part of a config that says how to start (config.md, "config").
@@ -184,6 +229,17 @@ impl From<io::Error> for LayerError {
     }
 }
 
+/// What becomes of a file system in the archive.
+#[derive(Clone, Copy, Default)]
+struct Branch<'a> {
+    /// Where its root folder goes, with a slash at the end.
+    place: &'a [u8],
+    /// Something in its root folder that is left out.
+    without: Option<&'a [u8]>,
+    /// Time of its root folder, if not its own.
+    modified: Option<Timestamp>,
+}
+
 /// A file system on its way into a tar archive.
 struct Layer<'a, W: Write> {
     reader: &'a Reader,
@@ -195,17 +251,21 @@ struct Layer<'a, W: Write> {
 }
 
 impl<W: Write> Layer<'_, W> {
-    /// Folders before what is in them, names in order: the same file system gives the same layer.
-    fn write_all(&mut self) -> Result<(), LayerError> {
+    /// All of it. Folders before what is in them, names in order: the same file system gives the same
+    /// layer.
+    fn write_all(&mut self, Branch { place, without, modified }: Branch<'_>) -> Result<(), LayerError> {
         let root = self.reader.root();
-        self.member(b"./", root, &self.reader.stat(root)?)?;
-        let mut folders = vec![(Vec::new(), root)];
+        let top = if place.is_empty() { b"./" } else { place };
+        let mut stat = self.reader.stat(root)?;
+        stat.modified = modified.unwrap_or(stat.modified);
+        self.member(top, root, &stat)?;
+        let mut folders = vec![(place.to_vec(), root)];
         while let Some((path, folder)) = folders.pop() {
             let mut entries = self.reader.entries(folder)?;
             entries.sort();
             let mut below = Vec::new();
             for (name, inode) in entries {
-                if path.is_empty() && name == b"lost+found" {
+                if path == place && (name == b"lost+found" || without == Some(name.as_slice())) {
                     continue;
                 }
                 let mut member = path.clone();

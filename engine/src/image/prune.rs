@@ -20,7 +20,7 @@ use crate::store;
 pub struct PruneImages {
     /// Only say what would go.
     pub dry_run: bool,
-    /// Also every cached blob, and every managed image that no machine uses.
+    /// Also every cached blob, and every image that no machine uses and that can be pulled again.
     pub all: bool,
 }
 
@@ -85,31 +85,32 @@ impl ImageService {
             Ok((store::images::list(connection, &root)?, used))
         };
         let (images, used) = self.shared.store.read(look).await?;
-        let mut kept: Vec<Image> = Vec::new();
-        for image in images {
-            if request.all && image.managed && !used.contains(&image.id) {
-                let shared = kept.iter().any(|other| other.content_id == image.content_id);
-                let size = if shared { 0 } else { allocated(&image) };
-                if !request.dry_run {
-                    match super::remove::delete(&self.shared.store, &self.shared.data, &image.name).await {
-                        Ok(_) => {}
-                        // A machine was made of it since, or somebody else deleted it.
-                        Err(error)
-                            if matches!(
-                                error.kind(),
-                                crate::ErrorKind::Conflict | crate::ErrorKind::NotFound
-                            ) =>
-                        {
-                            kept.push(image);
-                            continue;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                items.push(PrunedItem { kind: PrunedKind::Image, name: image.name, bytes: size });
+        let goes = |image: &Image| request.all && can_be_pulled_again(image) && !used.contains(&image.id);
+        let (going, mut kept): (Vec<Image>, Vec<Image>) = images.into_iter().partition(goes);
+        for (number, image) in going.iter().enumerate() {
+            // Names of one content share its files: they go with the last of them.
+            let size = allocated(image);
+            let freed = if request.dry_run {
+                let mut staying = kept.iter().chain(&going[number + 1..]);
+                !staying.any(|other| other.content_id == image.content_id)
             } else {
-                kept.push(image);
-            }
+                match super::remove::delete(&self.shared.store, &self.shared.data, &image.name).await {
+                    Ok((_, freed)) => freed,
+                    // A machine was made of it since, or somebody else deleted it.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            crate::ErrorKind::Conflict | crate::ErrorKind::NotFound
+                        ) =>
+                    {
+                        kept.push(image.clone());
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+            let bytes = if freed { size } else { 0 };
+            items.push(PrunedItem { kind: PrunedKind::Image, name: image.name.clone(), bytes });
         }
         let in_use: HashSet<String> = if request.all {
             HashSet::new()
@@ -129,6 +130,11 @@ impl ImageService {
         let blobs = blocking(move || prune_blobs(&folder, &HashSet::new(), true)).await?;
         Ok(blobs.iter().map(|item| item.bytes).sum())
     }
+}
+
+/// Whether there is a place to get it from again. One that was promoted is nowhere else.
+pub(crate) fn can_be_pulled_again(image: &Image) -> bool {
+    image.managed && image.reference.is_some()
 }
 
 /// Bytes on the disk of an image's folder.

@@ -12,8 +12,9 @@ use crate::identifier::OperationId;
 use crate::staging::Staging;
 use crate::store::{self, Store};
 
-/// Deletes an image that no machine uses. The row goes in one brief transaction, the files after it.
-pub(crate) async fn delete(store: &Store, data: &DataDirectory, name: &str) -> Result<Image> {
+/// Deletes an image that no machine uses. The row goes in one brief transaction, the files after it, unless
+/// another name shares them. Returns whether they went.
+pub(crate) async fn delete(store: &Store, data: &DataDirectory, name: &str) -> Result<(Image, bool)> {
     let (root, name) = (data.root().to_owned(), name.to_owned());
     let (image, last) = store
         .transaction(move |transaction| {
@@ -30,7 +31,7 @@ pub(crate) async fn delete(store: &Store, data: &DataDirectory, name: &str) -> R
         let folder = data.image(content);
         blocking(move || remove_folder(folder)).await?;
     }
-    Ok(image)
+    Ok((image, last))
 }
 
 fn remove_folder(folder: PathBuf) -> Result<()> {

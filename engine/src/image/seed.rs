@@ -16,7 +16,7 @@ use vmdeck_ext4::{
 use crate::error::{Error, Result};
 
 /// Home of root in a root file system.
-const HOME: &[u8] = b"root";
+pub(super) const HOME: &[u8] = b"root";
 /// What `mke2fs` puts into every file system; it does not count as content.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// Longest `authorized_keys` that is read.

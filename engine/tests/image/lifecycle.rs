@@ -83,6 +83,9 @@ async fn a_registered_image_is_promoted_in_place_and_under_a_new_name() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
+    // What was promoted is nowhere else.
+    let pruned = bench.images.prune(PruneImages { dry_run: false, all: true }, None).wait().await.unwrap();
+    assert_eq!(pruned.items, []);
     // Deleting an unmanaged image leaves its files.
     bench.images.register(register("again", &rootfs), None).wait().await.unwrap();
     bench.images.delete("again").await.unwrap();
@@ -221,6 +224,26 @@ async fn a_bundle_brings_an_image_to_another_host() {
     assert_eq!(there.names("images").len(), 1);
 }
 
+/// Names in a folder of an ext4 image, by debugfs.
+fn names_in(image: &Path, folder: &str) -> Vec<String> {
+    let mut command = Command::new("/usr/sbin/debugfs");
+    let output = command.args(["-R", &format!("ls -p {folder}")]).arg(image).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut names: Vec<String> =
+        text.lines().filter_map(|line| line.split('/').nth(5)).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// Puts a file into the root folder of an ext4 image, by debugfs.
+fn write_into(image: &Path, name: &str, content: &[u8]) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), content).unwrap();
+    let request = format!("write {} {name}", file.path().display());
+    let status = Command::new("/usr/sbin/debugfs").args(["-w", "-R", &request]).arg(image).output().unwrap();
+    assert!(status.status.success());
+}
+
 #[tokio::test]
 async fn an_oci_archive_holds_the_same_tree() {
     let bench = Bench::new();
@@ -251,6 +274,18 @@ async fn an_oci_archive_holds_the_same_tree() {
     for path in ["etc", "etc/name", "root", "root/.profile"] {
         assert_eq!(stat(&image, path), stat(&back, path), "{path}");
     }
+    assert_eq!(cat(&back.files.rootfs, "/etc/name"), "small\n");
+    assert_eq!(names_in(&back.files.rootfs, "/root"), [".", "..", ".profile"]);
+    // What machines have at the home of root lies in the work seed.
+    let seed = image.files.work_seed.as_ref().unwrap();
+    write_into(seed, "notes", b"kept\n");
+    let second = bench.folder.path().join("second.tar");
+    let request =
+        ExportImage { name: "small".into(), output: second.clone(), format: ExportFormat::OciArchive };
+    bench.images.export(request, None).wait().await.unwrap();
+    let back = bench.pull(&format!("oci-archive:{}", second.display()), "second").await.unwrap();
+    assert_eq!(names_in(&back.files.rootfs, "/root"), [".", "..", ".profile", "notes"]);
+    assert_eq!(cat(&back.files.rootfs, "/root/notes"), "kept\n");
     assert_eq!(cat(&back.files.rootfs, "/etc/name"), "small\n");
     // Another tool reads it too.
     if has("skopeo") {
@@ -417,8 +452,14 @@ async fn prune_frees_what_nothing_needs_and_a_dry_run_nothing() {
     assert!(!abandoned.exists() && busy.exists());
     assert_eq!(bench.names("cache/blobs/sha256").len(), 2);
     assert!(prune(false, false).await.items.is_empty());
+    // Two names share one content: what it takes is freed once, with the last of them.
+    bench.pull(&server.reference("app:kept"), "twin").await.unwrap();
+    let planned = prune(true, true).await;
     let all = prune(false, true).await;
-    assert_eq!(all.items.iter().filter(|item| item.kind == PrunedKind::Image).count(), 1);
+    assert_eq!((&all.items, all.bytes), (&planned.items, planned.bytes));
+    let images = all.items.iter().filter(|item| item.kind == PrunedKind::Image);
+    let bytes: Vec<bool> = images.map(|item| item.bytes > 0).collect();
+    assert_eq!(bytes, [false, true]);
     assert_eq!(bench.names("images"), [""; 0]);
     assert!(bench.images.list().await.unwrap().is_empty());
 }
