@@ -37,7 +37,7 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         dry_run: bool,
 
-        /// Also every cached layer, and every image that no machine uses
+        /// Also every cached layer, and every image that was pulled and that no machine uses
         #[arg(long, short)]
         all: bool,
     },
@@ -53,8 +53,8 @@ pub(crate) enum ImageCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct PullArguments {
-    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`,
-    /// `bundle:FILE|URL`, or a name of the catalog
+    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`, `bundle:FILE|URL[@sha256:DIGEST]`, or a name of the catalog
     #[arg(value_name = "REFERENCE")]
     pub(crate) reference: String,
 

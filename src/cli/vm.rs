@@ -164,8 +164,8 @@ pub(crate) enum VmCommand {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
 
-        /// Go on, once in so many seconds
-        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+        /// Go on, once in so many seconds, until interrupted
+        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..))]
         watch: Option<u64>,
     },
 
@@ -174,7 +174,7 @@ pub(crate) enum VmCommand {
         /// Whose console
         name: String,
 
-        /// Go on as it prints more
+        /// Go on as it prints more, over its restarts, until interrupted
         #[arg(long, short)]
         follow: bool,
 
@@ -432,7 +432,7 @@ pub(crate) struct TerminalArguments {
     pub(crate) tty: bool,
 
     /// Give the command pipes, not a terminal
-    #[arg(long, short = 'T')]
+    #[arg(long, short = 'T', overrides_with = "tty")]
     pub(crate) no_tty: bool,
 
     /// Give the command no standard input

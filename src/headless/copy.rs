@@ -54,6 +54,8 @@ fn end(text: &str) -> Result<End<'_>> {
             }
             Ok(End::Machine { name, path })
         }
+        _ if text == "-" => Err(Error::usage("a copy is of files and folders, not of a stream")
+            .with_hint("`vmdeck vm exec NAME -- cat FILE` writes a file to standard output, `vmdeck vm exec NAME -- tee FILE` takes one from standard input")),
         _ if text.is_empty() => Err(Error::usage("a path is empty")),
         _ => Ok(End::Here(PathBuf::from(text))),
     }

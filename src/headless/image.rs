@@ -1,6 +1,6 @@
 //! `vmdeck image …`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vmdeck_engine::image::record::{Image, ImageConfig};
@@ -10,6 +10,7 @@ use vmdeck_engine::image::{
 use vmdeck_engine::{Error, Result};
 
 use super::output::{Fields, Table, ago, bytes, short_digest, time};
+use super::several::Ended;
 use super::{Context, Outcome};
 use crate::cli::image::{ExportForm, ImageCommand};
 
@@ -23,7 +24,10 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
             }
         }
         ImageCommand::Show { name } => {
-            let image = Shown::new(images.find(&name).await?);
+            let image = images.find(&name).await?;
+            let vms = context.engine.vms().list().await?;
+            let vms = vms.into_iter().filter(|vm| vm.image_id == image.id).map(|vm| vm.name).collect();
+            let image = Described { shown: Shown::new(image), vms };
             if !context.output.json(&image)? {
                 context.output.text(&fields(&image))?;
             }
@@ -34,7 +38,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 name: arguments.name,
                 plain_http: arguments.plain_http,
             };
-            print(context, &context.follow(images.pull(request, None)).await?)?;
+            print(context, context.follow(images.pull(request, None)).await?)?;
         }
         ImageCommand::Register(arguments) => {
             let request = RegisterImage {
@@ -46,7 +50,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 modules: arguments.modules,
                 config: ImageConfig::default(),
             };
-            print(context, &context.follow(images.register(request, None)).await?)?;
+            print(context, context.follow(images.register(request, None)).await?)?;
         }
         ImageCommand::Promote(arguments) => {
             let task = match (arguments.name, arguments.from_vm.as_deref()) {
@@ -54,13 +58,17 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 (None, Some([machine, new_name])) => context.engine.vms().promote(machine, new_name, None),
                 (None, _) => return Err(Error::usage("nothing to promote")),
             };
-            print(context, &context.follow(task).await?)?;
+            print(context, context.follow(task).await?)?;
         }
         ImageCommand::Export(arguments) => {
             let format = match arguments.form {
                 ExportForm::Bundle => ExportFormat::Bundle,
                 ExportForm::OciArchive => ExportFormat::OciArchive,
             };
+            if arguments.file == Path::new("-") {
+                return Err(Error::usage("an image is exported to a file, not to standard output")
+                    .with_hint("name a file that is not there yet"));
+            }
             let request = ExportImage { name: arguments.name, output: arguments.file, format };
             let exported = context.follow(images.export(request, None)).await?;
             if !context.output.json(&exported)? {
@@ -94,23 +102,26 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
             }
         }
         ImageCommand::Delete { names } => {
-            let mut deleted = Vec::new();
+            let mut ended = Ended::new(context);
             for name in names {
-                deleted.push(images.delete(&name).await?);
+                ended.add(images.delete(&name).await.map(Shown::new));
             }
-            if !context.output.json(&deleted)? {
-                for image in deleted {
-                    context.output.text(&format!("{}\n", image.name))?;
-                }
+            if !context.output.json(&ended.done)? {
+                ended
+                    .done
+                    .iter()
+                    .try_for_each(|shown| context.output.text(&format!("{}\n", shown.image.name)))?;
             }
+            return ended.outcome();
         }
     }
     Ok(0)
 }
 
-fn print(context: &Context, image: &Image) -> Result<()> {
-    if !context.output.json(image)? {
-        context.output.text(&format!("{}\n", image.name))?;
+fn print(context: &Context, image: Image) -> Result<()> {
+    let shown = Shown::new(image);
+    if !context.output.json(&shown)? {
+        context.output.text(&format!("{}\n", shown.image.name))?;
     }
     Ok(())
 }
@@ -130,24 +141,38 @@ impl Shown {
     }
 }
 
+/// Everything known of an image.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    shown: Shown,
+    /// Names of the machines that were made of it.
+    vms: Vec<String>,
+}
+
 fn table(images: &[Shown]) -> String {
     let mut table = Table::new(["NAME", "ID", "DIGEST", "ARCH", "SIZE", "CREATED", "REFERENCE"]);
     for Shown { image, missing } in images {
-        let mark = if missing.is_empty() { "" } else { " (files missing)" };
+        let place = match &image.reference {
+            _ if !missing.is_empty() => "(files missing)".to_owned(),
+            Some(reference) => reference.clone(),
+            None => "-".to_owned(),
+        };
         table.row([
-            format!("{}{mark}", image.name),
+            image.name.clone(),
             image.id.to_string(),
             image.digest.as_deref().map_or_else(|| "-".into(), short_digest),
             image.architecture.clone().unwrap_or_else(|| "-".into()),
             bytes(image.used_bytes),
             ago(image.created_at),
-            image.reference.clone().unwrap_or_else(|| "-".into()),
+            place,
         ]);
     }
     table.render()
 }
 
-fn fields(Shown { image, missing }: &Shown) -> String {
+fn fields(Described { shown: Shown { image, missing }, vms }: &Described) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let mut fields = Fields::default();
     fields
         .add("name", &image.name)
@@ -160,8 +185,10 @@ fn fields(Shown { image, missing }: &Shown) -> String {
         .add("used", bytes(image.used_bytes))
         .add("file system", bytes(image.rootfs_bytes))
         .add("root", image.files.rootfs.display().to_string())
-        .add_some("work seed", image.files.work_seed.as_ref().map(|path| path.display().to_string()))
-        .add_some("kernel", image.files.kernel.as_ref().map(|path| path.display().to_string()));
+        .add_some("work seed", path(&image.files.work_seed))
+        .add_some("kernel", path(&image.files.kernel))
+        .add_some("initrd", path(&image.files.initrd))
+        .add_some("modules", path(&image.files.modules));
     for path in missing {
         fields.add("missing", path.display().to_string());
     }
@@ -172,12 +199,19 @@ fn fields(Shown { image, missing }: &Shown) -> String {
         .add_some("command", words(&config.command))
         .add_some("user", config.user.as_ref())
         .add_some("directory", config.working_directory.as_ref())
-        .add_some("ports", words(&config.exposed_ports));
+        .add_some("ports", words(&config.exposed_ports))
+        .add_some("stop signal", config.stop_signal.as_ref());
     for variable in &config.environment {
         fields.add("environment", variable);
     }
+    for (name, value) in &config.labels {
+        fields.add("label", format!("{name}={value}"));
+    }
     for layer in &image.layers {
         fields.add("layer", format!("{}  {}", layer.digest, bytes(layer.size)));
+    }
+    for name in vms {
+        fields.add("machine", name);
     }
     fields.render()
 }

@@ -5,6 +5,7 @@ use vmdeck_engine::kernel::{CatalogItem, ExportKernel, ImportKernel, ImportSourc
 use vmdeck_engine::{Error, Result};
 
 use super::output::{Fields, Table, ago, time};
+use super::several::Ended;
 use super::{Context, Outcome};
 use crate::cli::kernel::{ImportArguments, KernelCommand};
 
@@ -45,15 +46,17 @@ pub(super) async fn run(context: &Context, command: KernelCommand) -> Outcome {
             got(context, &kernel)?;
         }
         KernelCommand::Delete { names } => {
-            let mut deleted = Vec::new();
+            let mut ended = Ended::new(context);
             for name in names {
-                deleted.push(kernels.delete(&name).await?);
+                ended.add(kernels.delete(&name).await);
             }
-            if !context.output.json(&deleted)? {
-                for kernel in deleted {
-                    context.output.text(&format!("{}\n", kernel.name))?;
-                }
+            if !context.output.json(&ended.done)? {
+                ended
+                    .done
+                    .iter()
+                    .try_for_each(|kernel| context.output.text(&format!("{}\n", kernel.name)))?;
             }
+            return ended.outcome();
         }
     }
     Ok(0)

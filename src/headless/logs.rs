@@ -28,8 +28,8 @@ pub(super) async fn run(context: &Context, vm: &Vm, follow: bool, tail: Option<u
             Ok(file) => break file,
             Err(error) if error.kind() == io::ErrorKind::NotFound && follow => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::not_found(format!("`{}` has not booted yet", vm.name))
-                    .with_hint("`vmdeck vm start` boots it"));
+                return Err(Error::conflict(format!("machine `{}` has not booted yet", vm.name))
+                    .with_hint(format!("`vmdeck vm start {}` boots it", vm.name)));
             }
             Err(error) => return Err(fail(error)),
         }

@@ -11,6 +11,7 @@ mod man;
 mod operation;
 pub(crate) mod output;
 mod progress;
+mod several;
 mod ssh;
 mod stats;
 mod terminal;
@@ -23,7 +24,8 @@ use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::operation::Task;
 use vmdeck_engine::{Engine, Error, Result};
 
-use crate::cli::{Cli, Command};
+use crate::cli::vm::VmCommand;
+use crate::cli::{Cli, Command, OutputFormat};
 use crate::logging;
 use output::{Output, human};
 
@@ -61,6 +63,10 @@ pub(crate) fn nothing_to_do() -> ExitCode {
 
 fn dispatch(mut cli: Cli, output: Output) -> Outcome {
     let Some(command) = cli.command.take() else { return Err(Error::usage("no command was given")) };
+    if let (true, Some(what)) = (output.format() != OutputFormat::Table, text_only(&command)) {
+        return Err(Error::usage(format!("`vmdeck {what}` writes text, and has no form as JSON"))
+            .with_hint("leave `--output` out"));
+    }
     // What needs no engine must work where there is no data directory.
     let command = match command {
         Command::Completions { shell } => return man::completions(shell),
@@ -102,6 +108,18 @@ fn dispatch(mut cli: Cli, output: Output) -> Outcome {
     // A thread that blocks on standard input must not keep the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// Commands whose result is a text for other programs or for people.
+fn text_only(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Vm(VmCommand::Logs { .. }) => Some("vm logs"),
+        Command::SshConfig => Some("ssh-config"),
+        Command::Keys => Some("keys"),
+        Command::Completions { .. } => Some("completions"),
+        Command::Man { .. } => Some("man"),
+        _ => None,
+    }
 }
 
 /// Runs the switch of `--network lan` until no machine needs it.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use vmdeck_engine::Engine;
 use vmdeck_engine::identifier::OperationId;
 use vmdeck_engine::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
-use vmdeck_engine::operation::record::{OperationRecord, OperationState};
+use vmdeck_engine::operation::record::{OperationPhase, OperationRecord, OperationState};
 use vmdeck_engine::snapshot::OperationView;
 
 use super::output::{Output, bytes, duration, human, stderr_is_terminal};
@@ -94,15 +94,16 @@ impl Display {
     /// Tells what the last picture did not hold yet, and takes away what redraws itself.
     pub(crate) async fn finish(self) {
         let _ = self.stop.send(());
-        let Ok(mut screen) = self.task.await else { return };
+        let Ok(screen) = self.task.await else { return };
         // Work that took less time than a picture is in the store only.
         let Ok(records) = self.engine.operations().list(RECORDS).await else { return };
         let own = |record: &&OperationRecord| {
             record.id == self.operation || record.parent.as_ref() == Some(&self.operation)
         };
-        for record in records.iter().rev().filter(own) {
-            screen.tell_phases(record);
-        }
+        let mut untold: Vec<(&OperationRecord, &OperationPhase)> =
+            records.iter().rev().filter(own).flat_map(|record| screen.untold(record)).collect();
+        untold.sort_by_key(|(_, phase)| phase.started_at);
+        untold.into_iter().for_each(|(record, phase)| screen.tell_phase(record, phase));
     }
 }
 
@@ -145,19 +146,26 @@ impl Screen {
     }
 
     fn tell_phases(&mut self, record: &OperationRecord) {
+        self.untold(record).into_iter().for_each(|(record, phase)| self.tell_phase(record, phase));
+    }
+
+    /// Phases that nothing was told of yet; they count as told.
+    fn untold<'a>(&self, record: &'a OperationRecord) -> Vec<(&'a OperationRecord, &'a OperationPhase)> {
         let told = self.told.advance(&record.id, record.phases.len());
-        for phase in record.phases.iter().skip(told) {
-            self.output.event(&serde_json::json!({
-                "event": "phase",
-                "operation": record.id,
-                "kind": record.kind,
-                "target": record.target,
-                "phase": phase.name,
-                "at": phase.started_at,
-            }));
-            if !self.redraws && self.output.format() != OutputFormat::Ndjson {
-                self.output.message(&format!("{} {}: {}", record.kind.as_str(), record.target, phase.name));
-            }
+        record.phases.iter().skip(told).map(|phase| (record, phase)).collect()
+    }
+
+    fn tell_phase(&self, record: &OperationRecord, phase: &OperationPhase) {
+        self.output.event(&serde_json::json!({
+            "event": "phase",
+            "operation": record.id,
+            "kind": record.kind,
+            "target": record.target,
+            "phase": phase.name,
+            "at": phase.started_at,
+        }));
+        if !self.redraws && self.output.format() != OutputFormat::Ndjson {
+            self.output.message(&format!("{} {}: {}", record.kind.as_str(), record.target, phase.name));
         }
     }
 

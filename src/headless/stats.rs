@@ -24,7 +24,7 @@ struct Shown<'a> {
 pub(super) async fn run(context: &Context, names: Vec<String>, watch: Option<u64>) -> Outcome {
     let mut before = read(context, &names).await?;
     let mut interrupt = interrupt::Interrupt::new()?;
-    let pause = watch.map_or(APART, |seconds| Duration::from_secs(seconds.max(1)));
+    let pause = watch.map_or(APART, Duration::from_secs);
     // The first rates of a watch come as soon as those of a single reading.
     let mut wait = APART;
     loop {
@@ -33,7 +33,10 @@ pub(super) async fn run(context: &Context, names: Vec<String>, watch: Option<u64
             // Watching has no other end.
             _ = interrupt.next() => return if watch.is_some() { Ok(0) } else { Err(Error::cancelled()) },
         }
-        let now = read(context, &names).await?;
+        let now = tokio::select! {
+            now = read(context, &names) => now?,
+            _ = interrupt.next() => return if watch.is_some() { Ok(0) } else { Err(Error::cancelled()) },
+        };
         show(context, &before, &now)?;
         if watch.is_none() {
             return Ok(0);

@@ -46,7 +46,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
         }
         VmCommand::Create(arguments) => {
             let vm = context.follow(vms.create(create(arguments), None)).await?;
-            print_vms(context, &[vm])
+            print_vm(context, &vm)
         }
         VmCommand::Run(arguments) => run_command(context, arguments).await,
         VmCommand::Start { which } => bulk::start(context, which).await,
@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Snapshot(command) => snapshot::run(context, command).await,
         VmCommand::Clone { name, new } => {
             let vm = context.follow(vms.clone_vm(&name, new, None)).await?;
-            print_vms(context, &[vm])
+            print_vm(context, &vm)
         }
         VmCommand::Ports { name, add, remove } => change::ports(context, &name, add, remove).await,
         VmCommand::Console { name } => console::run(context, &name).await,
@@ -148,7 +148,7 @@ async fn run_in(
     if command.is_empty() {
         let refused = vm.boot.as_ref().and_then(Boot::command_not_run).map(str::to_owned);
         context.output.message(&format!("`vmdeck vm exec {}` opens a shell in it", vm.name));
-        print_vms(context, &[vm])?;
+        print_vm(context, &vm)?;
         let Some(refused) = refused else { return Ok(0) };
         context.output.error(&Error::failed(refused).with_hint("the machine is up without it; `vm create --image IMAGE -- COMMAND` makes one with another command"));
         return Ok(COMMAND_NOT_FOUND);
@@ -164,12 +164,20 @@ async fn run_in(
 async fn exec_command(context: &Context, arguments: ExecArguments) -> Outcome {
     let request = ExecRequest {
         command: arguments.command,
-        environment: arguments.environment,
+        environment: checked(arguments.environment)?,
         working_directory: arguments.workdir,
         user: arguments.user,
         ..ExecRequest::default()
     };
     passed_on(context, exec::run(context, &arguments.name, request, arguments.terminal).await)
+}
+
+/// Variables as they were given, each with a value.
+fn checked(environment: Vec<String>) -> Result<Vec<String>, Error> {
+    match environment.iter().find(|variable| variable.find('=').is_none_or(|place| place == 0)) {
+        Some(wrong) => Err(Error::usage(format!("`{wrong}` sets no variable")).with_hint("write NAME=value")),
+        None => Ok(environment),
+    }
 }
 
 fn passed_on(context: &Context, outcome: Outcome) -> Outcome {
@@ -185,12 +193,15 @@ fn not_run(output: Output, error: Error, has_command: bool) -> Outcome {
     Ok(NOT_RUN)
 }
 
+fn print_vm(context: &Context, vm: &Vm) -> Outcome {
+    if !context.output.json(vm)? {
+        context.output.text(&format!("{}\n", vm.name))?;
+    }
+    Ok(0)
+}
+
 fn print_vms(context: &Context, vms: &[Vm]) -> Outcome {
-    let printed = match vms {
-        [vm] => context.output.json(vm)?,
-        vms => context.output.json(vms)?,
-    };
-    if !printed {
+    if !context.output.json(vms)? {
         vms.iter().try_for_each(|vm| context.output.text(&format!("{}\n", vm.name)))?;
     }
     Ok(0)

@@ -114,6 +114,18 @@ fn parse(text: &str, origin: &str) -> Result<Vec<CatalogEntry>> {
                 Some(digest) => format!("{}@sha256:{digest}", entry.reference),
                 None => entry.reference.clone(),
             };
+            let pinned = match reference.parse() {
+                Ok(ImageReference::Registry(image)) => image.digest.is_some(),
+                Ok(ImageReference::Bundle(_, digest)) => digest.is_some(),
+                _ => false,
+            };
+            if let (Some(digest), false) = (&entry.sha256, pinned) {
+                let digest = printable(digest, 80);
+                return Err(wrong(format!(
+                    "has the `sha256` {digest}, which is none or stands at what cannot be pinned by it: \
+                     64 hexadecimal digits pin a bundle or a registry's image"
+                )));
+            }
             match reference.parse() {
                 Ok(ImageReference::Bundle(BundleLocation::Url(_), None)) => {
                     return Err(wrong("is a bundle from a URL without its `sha256`".into()));
@@ -163,7 +175,8 @@ mod tests {
         };
         let unpinned = mine.lines().filter(|line| !line.starts_with("sha256")).collect::<Vec<_>>().join("\n");
         check(&unpinned, "without its `sha256`");
-        check(&mine.replace("ab", "zz"), "malformed reference");
+        check(&mine.replace("ab", "zz"), "64 hexadecimal digits");
+        check(&mine.replace("bundle:https://h.example/d.tar.zst", "oci:/lay"), "cannot be pinned");
         check(&mine.replace("debian-12", "../x"), "malformed name");
         check(&format!("{mine}{mine}"), "is there twice");
         check("[[image]]\nnmae = 1", "malformed");

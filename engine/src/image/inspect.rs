@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use vmdeck_ext4::Reader;
+
 use super::manifest::Platform;
 use crate::error::{Error, Result};
 
@@ -15,6 +17,8 @@ const MAGIC: [u8; 2] = 0xef53u16.to_le_bytes();
 const INCOMPAT_64BIT: u32 = 0x80;
 /// Bytes of the head that are looked at: to the end of btrfs' magic number, the farthest.
 const HEAD: usize = 0x1_0048;
+
+const KERNEL_HINT: &str = "name a bzImage (`/boot/vmlinuz-…`) or a vmlinux";
 
 /// A file system of the ext family, as its superblock describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +45,9 @@ fn open(path: &Path, what: &str) -> Result<(File, u64)> {
     let metadata = std::fs::metadata(path).map_err(fail)?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "no regular file" };
-        return Err(Error::usage(format!("the {what} `{}` is {kind}", path.display()))
-            .with_hint("name a file, for example a raw ext4 image"));
+        return Err(Error::usage(format!("the {what} `{}` is {kind}", path.display())).with_hint(
+            if what == "kernel" { KERNEL_HINT } else { "name a file, for example a raw ext4 image" },
+        ));
     }
     Ok((File::open(path).map_err(fail)?, metadata.len()))
 }
@@ -64,6 +69,16 @@ pub(crate) fn ext4(path: &Path, what: &str) -> Result<Ext4> {
         )));
     }
     Ok(found)
+}
+
+/// Checks that a file system that [`ext4`] took can be read: its root folder, that is. Blocking, brief.
+pub(crate) fn is_readable(path: &Path, what: &str) -> Result<()> {
+    let (file, _) = open(path, what)?;
+    let read = Reader::open(file).and_then(|reader| reader.entries(reader.root()).map(drop));
+    read.map_err(|error| {
+        Error::usage(format!("the {what} `{}` cannot be read: {error}", path.display()))
+            .with_hint(format!("check it by `e2fsck -f {}`", path.display()))
+    })
 }
 
 fn superblock(head: &[u8]) -> Option<Ext4> {
@@ -121,8 +136,9 @@ pub(crate) fn kernel(path: &Path, host: &Platform) -> Result<()> {
     let (file, _) = open(path, "kernel")?;
     let head = head(&file).map_err(|error| Error::io(format!("cannot read `{}`", path.display()), error))?;
     let Some(architecture) = kernel_architecture(&head) else {
-        return Err(Error::usage(format!("`{}` is no kernel that is known", path.display()))
-            .with_hint("name a bzImage (`/boot/vmlinuz-…`) or a vmlinux"));
+        return Err(
+            Error::usage(format!("`{}` is no kernel that is known", path.display())).with_hint(KERNEL_HINT)
+        );
     };
     if architecture != host.architecture {
         return Err(Error::usage(format!(

@@ -32,6 +32,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, check_name};
 use crate::image::flatten::blocking;
+use crate::lock::{KeyedGuard, KeyedLocks};
 use crate::operation::Operation;
 use crate::rootfs::Compression;
 use crate::space;
@@ -47,7 +48,8 @@ impl ImageService {
 
         operation.phase("resolve").await;
         let asked_at = clock::now();
-        let _name = self.shared.names.acquire(&name, &cancel).await?;
+        let waiting = format!("another operation makes the image `{name}`: waiting for it");
+        let _name = self.acquire(&self.shared.names, &name, &waiting, &operation).await?;
         let there = self.by_name(&name).await?;
         if let Some(image) = &there
             && image.created_at >= asked_at
@@ -61,7 +63,7 @@ impl ImageService {
                 // Pinned, or a file that is known by its name alone: nothing tells more before it is
                 // fetched as a whole.
                 Some(image) if was_pulled_from(&image, &reference) => Ok(image),
-                Some(_) => Err(store::images::name_taken(&name)),
+                Some(image) => Err(store::images::other_content(&image, &request.reference, None)),
                 None => {
                     let (location, digest) = (location.clone(), *digest);
                     self.pull_bundle(name, &reference, location, digest, request.plain_http, &operation).await
@@ -81,17 +83,40 @@ impl ImageService {
             if image.digest.as_ref() == Some(&digest) {
                 return Ok(image);
             }
-            return Err(store::images::name_taken(&name));
+            return Err(store::images::other_content(&image, &request.reference, Some(&digest)));
         }
 
         let image = self.record(&name, &reference, &resolved);
-        let _content = self.shared.contents.acquire(&resolved.digest.hex(), &cancel).await?;
+        let content = resolved.digest.hex();
+        let waiting = "another operation makes the same content: waiting for it";
+        let _content = self.acquire(&self.shared.contents, &content, waiting, &operation).await?;
         if let Some(image) = share(&self.shared.store, &self.shared.data, image.clone()).await? {
             operation.log("the same content is here already").await;
             return Ok(image);
         }
         self.check_space(&resolved)?;
         self.build(image, resolved, source, &staging, &operation).await
+    }
+
+    /// Waits for a key, and says so where it has to wait.
+    async fn acquire(
+        &self,
+        locks: &KeyedLocks,
+        key: &str,
+        waiting: &str,
+        operation: &Operation,
+    ) -> Result<KeyedGuard> {
+        if let Some(guard) = locks.try_acquire(key)? {
+            return Ok(guard);
+        }
+        let before = operation.current_phase();
+        operation.phase("wait").await;
+        operation.log(waiting).await;
+        let guard = locks.acquire(key, operation.cancelled()).await?;
+        if let Some(phase) = before {
+            operation.phase(&phase).await;
+        }
+        Ok(guard)
     }
 
     /// Flattens into the staging folder and publishes.

@@ -46,6 +46,7 @@ impl ImageService {
         let image = blocking(move || {
             let rootfs = place(&request.rootfs, "root file system", &images)?;
             let system = inspect::ext4(&rootfs, "root file system")?;
+            inspect::is_readable(&rootfs, "root file system")?;
             let optional =
                 |path: Option<PathBuf>, what: &str| path.map(|path| place(&path, what, &images)).transpose();
             let files = ImageFiles {
@@ -57,6 +58,7 @@ impl ImageService {
             };
             if let Some(seed) = &files.work_seed {
                 inspect::ext4(seed, "work seed")?;
+                inspect::is_readable(seed, "work seed")?;
             }
             if let Some(modules) = &files.modules {
                 inspect::ext4(modules, "modules")?;

@@ -106,7 +106,8 @@ pub(super) fn assemble(source: Source, folder: &Path, reading: Reading<'_>) -> R
     }
     let image = gathered.image.take().ok_or_else(|| {
         Error::failed("there is no kernel image (boot/vmlinuz-…) in it").with_hint(
-            "take the package that holds the image itself: not a meta package, not headers, not debug symbols",
+            "take the package, or the image made by `vmdeck kernel export`, that holds the kernel itself: \
+             no meta package, no headers, no debug symbols, no root file system",
         )
     })?;
     let set = ModuleSet::new(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
-use super::{json, to_json};
+use super::{json, text, to_json};
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, list_names};
 use crate::image::record::Image;
@@ -35,7 +35,18 @@ pub fn insert(connection: &Connection, root: &Path, image: &Image) -> Result<()>
 
 pub fn name_taken(name: &str) -> Error {
     Error::conflict(format!("there is already an image named `{name}`"))
-        .with_hint("choose another name with --name, or delete that image first")
+        .with_hint("choose another name, or delete that image first")
+}
+
+/// What is there was pulled from elsewhere, or the reference leads to something new by now.
+pub fn other_content(there: &Image, reference: &str, digest: Option<&str>) -> Error {
+    let from = there.reference.as_deref().unwrap_or("files of this host");
+    let name = &there.name;
+    let mut text = format!("there is already an image named `{name}`, from {from}");
+    if let (Some(old), Some(new)) = (&there.digest, digest) {
+        text.push_str(&format!(": it is {old}, and {reference} is {new}"));
+    }
+    Error::conflict(text).with_hint("give this one another name with --name, or delete that image first")
 }
 
 pub fn in_use(name: &str, machines: &[String]) -> Error {
@@ -115,15 +126,14 @@ fn select(
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Image>> {
     let mut statement = connection.prepare_cached(&format!("SELECT detail FROM images {rest}"))?;
-    let details = statement.query_map(parameters, |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    details
-        .iter()
-        .map(|detail| {
-            let mut image: Image = json("images.detail", detail)?;
-            each_path(&mut image, |path| root.join(path));
-            Ok(image)
-        })
-        .collect()
+    let mut rows = statement.query(parameters)?;
+    let mut images = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut image: Image = json("images.detail", text(row, 0)?)?;
+        each_path(&mut image, |path| root.join(path));
+        images.push(image);
+    }
+    Ok(images)
 }
 
 fn each_path(image: &mut Image, change: impl Fn(&PathBuf) -> PathBuf) {

@@ -22,8 +22,9 @@ mod worker;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::ErrorCode;
+use rusqlite::types::{FromSqlError, Type};
 pub use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{ErrorCode, Row};
 
 use crate::error::{Error, Result};
 use worker::Worker;
@@ -134,6 +135,22 @@ fn connect(path: &Path) -> Result<Connection> {
             "check that the data directory is on a local file system that you can write, and is no copy of a file in use",
         )
     })
+}
+
+/// A column's text where it lies, for what is only looked at.
+pub(crate) fn text<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row str> {
+    let value = row.get_ref(column)?;
+    value.as_str().map_err(|error| not_text(column, value.data_type(), error))
+}
+
+/// The same of a column that may be NULL.
+pub(crate) fn optional_text<'row>(row: &'row Row<'_>, column: usize) -> Result<Option<&'row str>> {
+    let value = row.get_ref(column)?;
+    value.as_str_or_null().map_err(|error| not_text(column, value.data_type(), error))
+}
+
+fn not_text(column: usize, found: Type, error: FromSqlError) -> Error {
+    rusqlite::Error::FromSqlConversionFailure(column, found, Box::new(error)).into()
 }
 
 /// A column that holds JSON.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{json, to_json};
+use super::{json, optional_text, text, to_json};
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, VmId};
 use crate::vm::record::{Boot, Vm, VmEnd, VmRun, VmSettings, VmState};
@@ -166,28 +166,25 @@ fn select(connection: &Connection, rest: &str, parameters: impl rusqlite::Params
 
 fn vm(row: &Row<'_>) -> Result<Vm> {
     let damaged = |column: &str| Error::failed(format!("the store's column `{column}` is damaged"));
-    let (state, settings): (String, String) = (row.get(2)?, row.get(7)?);
-    let run: Option<String> = row.get(8)?;
-    let address: Option<String> = row.get(9)?;
-    let newest: Option<(i64, String)> = row.get::<_, Option<i64>>(10)?.zip(row.get(11)?);
-    let (ended, creation): (Option<String>, Option<String>) = (row.get(12)?, row.get(13)?);
-    let labels: String = row.get(14)?;
+    let newest = row.get::<_, Option<i64>>(10)?.zip(optional_text(row, 11)?);
     Ok(Vm {
         id: VmId::from_stored(row.get(0)?),
         name: row.get(1)?,
-        state: VmState::parse(&state).ok_or_else(|| damaged("vms.state"))?,
+        state: VmState::parse(text(row, 2)?).ok_or_else(|| damaged("vms.state"))?,
         image_id: ImageId::from_stored(row.get(3)?),
         image: row.get(4)?,
         kernel: row.get(5)?,
         created_at: row.get(6)?,
-        settings: json("vms.settings", &settings)?,
+        settings: json("vms.settings", text(row, 7)?)?,
         pending: None,
-        run: run.map(|text| json("vms.run", &text)).transpose()?,
-        address: address.map(|text| text.parse().map_err(|_| damaged("leases.value"))).transpose()?,
-        boot: newest.map(|(id, detail)| boot(id, &detail)).transpose()?,
-        ended: ended.map(|text| json("vms.ended", &text)).transpose()?,
-        creation: creation.map(|text| json("vms.creation", &text)).transpose()?,
-        labels: json("vms.labels", &labels)?,
+        run: optional_text(row, 8)?.map(|text| json("vms.run", text)).transpose()?,
+        address: optional_text(row, 9)?
+            .map(|text| text.parse().map_err(|_| damaged("leases.value")))
+            .transpose()?,
+        boot: newest.map(|(id, detail)| boot(id, detail)).transpose()?,
+        ended: optional_text(row, 12)?.map(|text| json("vms.ended", text)).transpose()?,
+        creation: optional_text(row, 13)?.map(|text| json("vms.creation", text)).transpose()?,
+        labels: json("vms.labels", text(row, 14)?)?,
     }
     .showing_its_run())
 }

@@ -216,9 +216,11 @@ fn write(transaction: &Transaction<'_>, id: &crate::identifier::VmId, request: &
         settings.ports.retain(|known| port::lease(known) != port::lease(forward));
         if settings.ports.len() == count {
             return Err(Error::not_found(format!(
-                "machine `{}` forwards no port {}",
+                "machine `{}` forwards no port {}:{}/{}",
                 vm.name,
-                port::lease(forward)
+                forward.host_address,
+                forward.host_port,
+                forward.protocol.as_str()
             ))
             .with_hint(format!("`vmdeck vm ports {}` lists them", vm.name)));
         }

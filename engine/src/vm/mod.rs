@@ -498,7 +498,11 @@ async fn answering(directory: &Path, name: &str) -> Result<GuestChannel> {
 
 fn not_running(vm: &Vm) -> Error {
     let name = &vm.name;
-    let error = Error::conflict(format!("machine `{name}` is not running: it is {}", vm.state.as_str()));
+    let why = match &vm.ended {
+        Some(ended) if vm.state == VmState::Failed => format!(": {}", ended.message),
+        _ => String::new(),
+    };
+    let error = Error::conflict(format!("machine `{name}` is not running: it is {}{why}", vm.state.as_str()));
     match vm.state {
         VmState::Starting => error.with_hint(format!("`vmdeck vm start {name}` waits until it is ready")),
         VmState::Paused => error.with_hint(format!("`vmdeck vm resume {name}` lets it go on")),

@@ -7,8 +7,9 @@ use vmdeck_engine::vm::StopOutcome;
 use vmdeck_engine::vm::record::{Vm, VmState};
 use vmdeck_engine::{Engine, Error, Result};
 
-use super::{print_vms, warn};
+use super::{print_vm, print_vms, warn};
 use crate::cli::vm::Selection;
+use crate::headless::several::Ended;
 use crate::headless::{Context, Outcome};
 
 pub(super) async fn start(context: &Context, which: Selection) -> Outcome {
@@ -96,15 +97,17 @@ async fn vms_then(
     begin: impl Fn(&Engine, &str) -> Task<Vm>,
     tell: impl Fn(&Vm),
 ) -> Outcome {
+    let single = which.names.len() == 1;
     let names = select(context, which, sense).await?;
-    let single = names.len() == 1;
     let ended = each(context, names, begin).await;
     ended.done.iter().for_each(|(_, vm)| tell(vm));
     let vms: Vec<Vm> = ended.done.iter().map(|(_, vm)| vm.clone()).collect();
-    // One machine asked for by name that failed: there is no result to print.
-    if !(single && vms.is_empty()) {
-        print_vms(context, &vms)?;
-    }
+    // One machine that was named is one document; several are an array, however many there turn out to be.
+    match vms.as_slice() {
+        [vm] if single => print_vm(context, vm)?,
+        [] if single => 0,
+        vms => print_vms(context, vms)?,
+    };
     ended.outcome()
 }
 
@@ -118,36 +121,24 @@ async fn select(context: &Context, which: Selection, sense: impl Fn(VmState) -> 
         return Ok(names);
     }
     let vms = context.engine.vms().list().await?;
-    let names: Vec<String> = vms
-        .into_iter()
-        .filter(|vm| which.labels.iter().all(|label| label.fits(vm)) && sense(vm.state))
-        .map(|vm| vm.name)
-        .collect();
-    if names.is_empty() {
-        context.output.message("there is no such machine: nothing was done");
+    let meant = vms.into_iter().filter(|vm| which.labels.iter().all(|label| label.fits(vm)));
+    let (fitting, others): (Vec<Vm>, Vec<Vm>) = meant.partition(|vm| sense(vm.state));
+    let names: Vec<String> = fitting.into_iter().map(|vm| vm.name).collect();
+    match others.as_slice() {
+        _ if !names.is_empty() => {}
+        [] => context.output.message("there is no such machine: nothing was done"),
+        [vm] => {
+            let state = vm.state.as_str();
+            context.output.message(&format!("`{}` is {state}: nothing was done", vm.name));
+        }
+        others => {
+            let count = others.len();
+            context
+                .output
+                .message(&format!("none of the {count} machines is in a state for it: nothing was done"));
+        }
     }
     Ok(names)
-}
-
-/// What became of a command for several machines.
-struct Ended<T> {
-    done: Vec<(String, T)>,
-    failed: Vec<Error>,
-    /// Errors beyond the last are told already.
-    context: crate::headless::output::Output,
-}
-
-impl<T> Ended<T> {
-    /// The status: that of the errors where all are of one kind, else 1.
-    fn outcome(mut self) -> Outcome {
-        let Some(last) = self.failed.pop() else { return Ok(0) };
-        let kind = last.kind();
-        if self.failed.iter().all(|error| error.kind() == kind) {
-            return Err(last);
-        }
-        self.context.error(&last);
-        Ok(1)
-    }
 }
 
 /// One operation per name: all are begun, all are waited for. An interrupt cancels all.
@@ -155,7 +146,7 @@ async fn each<T: Send + 'static>(
     context: &Context,
     names: Vec<String>,
     begin: impl Fn(&Engine, &str) -> Task<T>,
-) -> Ended<T> {
+) -> Ended<(String, T)> {
     let tasks: Vec<(String, Task<T>)> = names
         .into_iter()
         .map(|name| {
@@ -164,20 +155,13 @@ async fn each<T: Send + 'static>(
         })
         .collect();
     let operations: Vec<_> = tasks.iter().map(|(_, task)| task.operation().clone()).collect();
-    let mut ended = Ended { done: Vec::new(), failed: Vec::new(), context: context.output };
+    let mut ended = Ended::new(context);
     for (name, task) in tasks {
-        match context.follow(task).await {
-            Ok(result) => ended.done.push((name, result)),
-            Err(error) => {
-                if error.is_cancelled() {
-                    operations.iter().for_each(|operation| operation.cancel());
-                }
-                if let Some(earlier) = ended.failed.last() {
-                    context.output.error(earlier);
-                }
-                ended.failed.push(error);
-            }
+        let result = context.follow(task).await;
+        if result.as_ref().is_err_and(Error::is_cancelled) {
+            operations.iter().for_each(|operation| operation.cancel());
         }
+        ended.add(result.map(|done| (name, done)));
     }
     ended
 }

@@ -54,13 +54,19 @@ pub(super) fn fields(vm: &Vm) -> String {
         );
     }
     if next.is_some_and(|next| next.environment.is_some()) {
-        fields.add("environment", "another one at next start");
+        fields.add("environment", "another one at next start, instead of:");
     }
     for port in &vm.settings.ports {
         fields.add("port", port.to_string());
     }
     for (key, value) in &vm.labels {
         fields.add("label", format!("{key}={value}"));
+    }
+    for variable in &vm.settings.environment {
+        fields.add("environment", variable);
+    }
+    if let Some(ended) = &vm.ended {
+        fields.add("ended", format!("{}: {}", time(ended.at), ended.message));
     }
     if let Some(run) = &vm.run {
         fields.add("process", run.process.pid.to_string()).add("started", time(run.started_at));

@@ -56,13 +56,12 @@ pub(crate) async fn fetch(request: FetchBundle) -> Result<FetchedBundle> {
     let unpacking = Unpacking { folder: request.folder.clone(), digest: request.digest, budget, cancel };
     match request.location {
         BundleLocation::File(path) => {
-            let place = path.clone();
             blocking(move || {
                 let file = open(&path, &part)?;
-                unpacking.run(Counted { inner: file, part })
+                let place = path.display().to_string();
+                unpacking.run(Counted { inner: file, part }).map_err(|error| name_it(error, &place))
             })
             .await
-            .map_err(|error| name_it(error, &place.display().to_string()))
         }
         BundleLocation::Url(url) => {
             let (sender, receiver) = mpsc::channel(PIECES);
@@ -102,7 +101,7 @@ fn name_it(error: Error, place: &str) -> Error {
 }
 
 fn open(path: &Path, part: &ProgressPart) -> Result<File> {
-    let fail = |error| Error::io(format!("cannot open the bundle `{}`", path.display()), error);
+    let fail = |error| super::super::inspect::unopened(path, "bundle", error);
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
         return Err(Error::usage(format!("`{}` is no regular file", path.display())));
     }

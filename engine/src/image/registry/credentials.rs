@@ -58,9 +58,14 @@ impl CredentialFiles {
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = variable("HOME");
         let in_home = |path: &str| home.as_ref().map(|home| home.join(path));
+        // containers-auth.json(5): the second is for who has no runtime directory, as root mostly.
+        let runtime = match variable("XDG_RUNTIME_DIR") {
+            Some(folder) => folder.join("containers"),
+            None => format!("/run/containers/{}", nix::unistd::geteuid()).into(),
+        };
         let files = [
             variable("REGISTRY_AUTH_FILE"),
-            variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+            Some(runtime.join("auth.json")),
             variable("XDG_CONFIG_HOME")
                 .or_else(|| in_home(".config"))
                 .map(|folder| folder.join("containers/auth.json")),

@@ -127,7 +127,7 @@ async fn attempt(
 ) -> Result<Result<Up, Failed>> {
     // Before it is made: one that is not there yet begins as the image is.
     let had_root = super::disk::present(guard.directory())?.is_some();
-    let mut recorder = Recorder::begin(&shared.store, vm).await?;
+    let mut recorder = Recorder::begin(&shared.store, vm, operation).await?;
     let mut console = LogTail::from_end(console_log(guard));
     let walk = walk(shared, guard, vm, operation, &mut recorder, &mut console);
     // Boxed: it holds a launch.
@@ -166,13 +166,13 @@ async fn walk(
 ) -> Result<Up, Setback> {
     let cancel = operation.cancelled();
     let alive = || if cancel.is_cancelled() { Err(Setback::Cancelled) } else { Ok(()) };
-    enter(recorder, operation, BootPhaseName::Disk).await?;
+    recorder.phase(BootPhaseName::Disk).await?;
     let (image, kernel) = materials(shared, vm).await?;
     let kernel = shared.kernels.ensure_current(&kernel).await?;
 
     let prepared = prepare_blocking(shared, guard.directory(), vm, &image, &kernel).await?;
     alive()?;
-    enter(recorder, operation, BootPhaseName::Network).await?;
+    recorder.phase(BootPhaseName::Network).await?;
     for forward in &vm.settings.ports {
         port::probe(forward.protocol, forward.host_address, forward.host_port)
             .map_err(|error| Setback::Host(port::unavailable(forward, error)))?;
@@ -194,7 +194,7 @@ async fn walk(
         _ => None,
     };
     alive()?;
-    enter(recorder, operation, BootPhaseName::Vmm).await?;
+    recorder.phase(BootPhaseName::Vmm).await?;
     let verdict = shared.vmm.accelerator(cancel).await.map_err(from_proof)?;
     recorder.set_accelerator(verdict.accelerator);
     let spec = prepared.spec(guard.directory(), vm, &kernel, verdict.accelerator, tap);
@@ -206,7 +206,7 @@ async fn walk(
             // Now that the process is on record, so that the switch knows that it is needed.
             shared.lan.ensure().await?;
         }
-        enter(recorder, operation, BootPhaseName::Kernel).await?;
+        recorder.phase(BootPhaseName::Kernel).await?;
         watch::watch(&*launched.machine, guard.directory(), verdict.accelerator, console, recorder, cancel)
             .await
     };
@@ -216,12 +216,6 @@ async fn walk(
         Ok(Outcome::Cancelled) => Err(launched.undo(Setback::Cancelled).await),
         Err(error) => Err(launched.undo(error.into()).await),
     }
-}
-
-async fn enter(recorder: &mut Recorder, operation: &Operation, phase: BootPhaseName) -> Result<()> {
-    recorder.phase(phase).await?;
-    operation.phase(phase.as_str()).await;
-    Ok(())
 }
 
 /// What the machine is made of, as it is now.

@@ -4,6 +4,7 @@ use super::timeline::Timeline;
 use crate::clock;
 use crate::error::Result;
 use crate::identifier::VmId;
+use crate::operation::Operation;
 use crate::store::{self, Store};
 use crate::vm::record::{Boot, BootFailure, BootPhaseName, Vm, VmEnd, VmRun, VmState};
 use crate::vmm::Accelerator;
@@ -14,11 +15,13 @@ pub(in crate::vm) struct Recorder {
     store: Store,
     vm: VmId,
     timeline: Timeline,
+    /// Is told of the phases, too.
+    operation: Option<Operation>,
 }
 
 impl Recorder {
     /// Puts a new boot on record, together with the state `starting`.
-    pub(in crate::vm) async fn begin(store: &Store, vm: &Vm) -> Result<Self> {
+    pub(in crate::vm) async fn begin(store: &Store, vm: &Vm, operation: &Operation) -> Result<Self> {
         let first = vm.boot.is_none();
         let mut timeline = Timeline::new(clock::now(), vm.creation.filter(|_| first));
         let (id, boot) = (vm.id.clone(), timeline.boot().clone());
@@ -29,12 +32,12 @@ impl Recorder {
             })
             .await?;
         timeline.set_id(row);
-        Ok(Self { store: store.clone(), vm: vm.id.clone(), timeline })
+        Ok(Self { store: store.clone(), vm: vm.id.clone(), timeline, operation: Some(operation.clone()) })
     }
 
     /// Goes on with a boot that another process began.
     pub(in crate::vm) fn resume(store: &Store, vm: &VmId, boot: Boot) -> Self {
-        Self { store: store.clone(), vm: vm.clone(), timeline: Timeline::resume(boot) }
+        Self { store: store.clone(), vm: vm.clone(), timeline: Timeline::resume(boot), operation: None }
     }
 
     pub(in crate::vm) fn boot(&self) -> &Boot {
@@ -63,7 +66,11 @@ impl Recorder {
         let boot = self.timeline.boot().clone();
         self.store
             .write_relaxed(move |transaction| store::vms::update_boot(transaction, boot.id, &boot))
-            .await
+            .await?;
+        if let Some(operation) = &self.operation {
+            operation.phase(name.as_str()).await;
+        }
+        Ok(())
     }
 
     /// The machine is ready: the end of the boot and the state `running` become true together.

@@ -97,7 +97,9 @@ impl QemuMachine {
         if !self.identity.is_alive() {
             return Error::not_found(format!("the hypervisor of `{directory}` has ended"));
         }
-        Error::failed(format!("the hypervisor of `{directory}` cannot be controlled")).with_source(error)
+        Error::failed(format!("the hypervisor of `{directory}` cannot be controlled"))
+            .with_source(error)
+            .with_hint("`vmdeck vm stop NAME` stops the machine, by force if need be")
     }
 }
 
