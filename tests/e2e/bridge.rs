@@ -7,9 +7,6 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use crate::support::deck::{Deck, Ended, finish};
 use crate::support::namespace::Namespace;
 use crate::support::{can_boot, deck_with_busybox};
@@ -79,17 +76,8 @@ impl Lab {
         i32::try_from(self.show(name)["run"]["process"]["pid"].as_i64().unwrap()).unwrap()
     }
 
-    /// Returns when it is gone: until then a machine is rightly said to run.
     fn kill_hypervisor(&self, name: &str) {
-        let pid = self.hypervisor(name);
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        let begun = Instant::now();
-        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        // The first thread may be gone before the others, of which each holds the tap.
-        while self.deck.processes().contains(&pid) || threads() > 1 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "process {pid} does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.deck.kill(self.hypervisor(name));
     }
 
     /// Names of interfaces of vmdeck's.

@@ -4,9 +4,6 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use crate::support::deck::{Deck, finish};
 use crate::support::{can_boot, deck_with_busybox};
 
@@ -71,7 +68,7 @@ fn machines_reach_each_other_also_when_the_switch_is_killed() {
 
     // What was killed is started again by whatever looks at the machines next, and they notice nothing.
     let first = switch(&deck).expect("the switch runs");
-    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    deck.kill(first);
     assert_eq!(talk(&deck, "b", "a", "b"), "from b\n");
     let second = switch(&deck).expect("the switch runs again");
     assert_ne!(first, second);

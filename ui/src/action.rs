@@ -2,6 +2,8 @@
 //!
 //! Key bindings, help, palette, command bar and the printed key table are all made from [`ACTIONS`].
 
+use crate::model::View;
+
 /// What a user can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
@@ -101,6 +103,17 @@ impl Scope {
         Self::List,
         Self::Global,
     ];
+
+    /// The one view that it is about, where there is one.
+    pub fn view(self) -> Option<View> {
+        match self {
+            Self::Vms => Some(View::Vms),
+            Self::Images => Some(View::Images),
+            Self::Kernels => Some(View::Kernels),
+            Self::Operations => Some(View::Operations),
+            Self::Global | Self::List | Self::Console | Self::Text => None,
+        }
+    }
 
     /// Name of its table in the file of key bindings.
     pub fn as_str(self) -> &'static str {
@@ -255,6 +268,19 @@ pub const ACTIONS: &[ActionInfo] = &[
 ];
 
 impl Action {
+    /// Whether it asks for all that it needs: it is about no row of its list.
+    pub fn opens_form(self) -> bool {
+        matches!(
+            self,
+            Self::NewVm
+                | Self::PullImage
+                | Self::RegisterImage
+                | Self::PruneImages
+                | Self::PullKernel
+                | Self::ImportKernel
+        )
+    }
+
     pub fn info(self) -> &'static ActionInfo {
         ACTIONS.iter().find(|info| info.action == self).expect("a test checks that every action has a row")
     }

@@ -7,6 +7,14 @@ pub fn score(text: &str, pattern: &str) -> Option<i32> {
     score_with(text, pattern, &mut positions)
 }
 
+/// Whether the letters stand close to each other: no more between them than three times as many as there are.
+pub fn is_near(text: &str, pattern: &str) -> bool {
+    let mut positions = Vec::new();
+    let found = score_with(text, pattern, &mut positions).is_some();
+    let spread = positions.last().zip(positions.first()).map_or(0, |(last, first)| last - first + 1);
+    found && spread <= positions.len() * 4
+}
+
 /// As [`score`]; `positions` gets the indexes of the characters that matched.
 pub fn score_with(text: &str, pattern: &str, positions: &mut Vec<usize>) -> Option<i32> {
     positions.clear();

@@ -53,31 +53,32 @@ impl Theme {
     }
 
     fn terminal() -> Self {
-        let plain = Style::new();
+        // Not the palette's bright black, which some palettes have for their background.
+        let (plain, dim) = (Style::new(), Style::new().add_modifier(Modifier::DIM));
         Self {
             choice: ThemeChoice::Terminal,
             text: plain,
-            dim: plain.fg(Color::DarkGray),
+            dim,
             bold: plain.bold(),
             accent: plain.fg(Color::Cyan),
             good: plain.fg(Color::Green),
             busy: plain.fg(Color::Cyan),
             warning: plain.fg(Color::Yellow),
             bad: plain.fg(Color::Red),
-            border: plain.fg(Color::DarkGray),
+            border: dim,
             border_focused: plain.fg(Color::Cyan),
             title: plain.bold(),
             selected: plain.add_modifier(Modifier::REVERSED),
             selected_unfocused: plain.add_modifier(Modifier::UNDERLINED),
             marked: plain.fg(Color::Magenta),
-            column_title: plain.fg(Color::DarkGray),
+            column_title: dim,
             key: plain.fg(Color::Cyan).bold(),
             field: plain.add_modifier(Modifier::UNDERLINED),
             cursor: plain.add_modifier(Modifier::REVERSED),
             button: plain.fg(Color::Gray),
             button_focused: plain.add_modifier(Modifier::REVERSED).bold(),
             bar_done: plain.fg(Color::Green),
-            bar_rest: plain.fg(Color::DarkGray),
+            bar_rest: dim,
             matched: plain.fg(Color::Yellow).bold(),
         }
     }

@@ -120,7 +120,10 @@ fn settle(model: &mut Model) {
     }
     let places = layout(model);
     let height = usize::from(places.rows.height);
-    if let Some(list) = model.list_mut() {
+    // A list that is out of sight stays where it is.
+    if let Some(list) = model.list_mut()
+        && height > 0
+    {
         list.keep_in_sight(height);
     }
     let content = view::detail::height(model, places.lines.width);

@@ -222,6 +222,26 @@ impl Deck {
         }
     }
 
+    /// Kills a process and returns when it has ended: until then a machine of it is rightly said to run.
+    ///
+    /// One that is on its way out has no folder any more and may take a while yet: a busy kernel takes its
+    /// time to close a tap. It is over when its first thread only waits to be reaped, and the others are gone.
+    #[track_caller]
+    pub(crate) fn kill(&self, pid: i32) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let runs = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            state.is_some_and(|state| !"ZX".contains(state)) || threads > 1
+        };
+        while runs() {
+            assert!(Instant::now() < end, "process {pid} does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Those that are hypervisors.
     pub(crate) fn hypervisors(&self) -> Vec<i32> {
         let is_qemu = |pid: &i32| {

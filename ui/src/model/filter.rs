@@ -54,7 +54,7 @@ impl Term {
             };
         }
         // A name matches loosely when letters are left out; what must not match is meant as it is typed.
-        let loosely = !self.inverted && fuzzy::score(row.name(), &self.text).is_some();
+        let loosely = !self.inverted && fuzzy::is_near(row.name(), &self.text);
         loosely || row.texts().chain([row.name()]).any(|text| text.to_lowercase().contains(&self.text))
     }
 }

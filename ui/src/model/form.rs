@@ -1,14 +1,16 @@
 //! The form of a new machine.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use vmdeck_engine::identifier::check_name;
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::snapshot::Snapshot;
-use vmdeck_engine::vm::CreateVm;
 use vmdeck_engine::vm::record::{NetworkMode, PortForward, Protocol};
+use vmdeck_engine::vm::{CreateVm, MAXIMUM_DISK_GIB, MINIMUM_MEMORY_MIB};
 
 use super::input::TextInput;
+use crate::message::HostFacts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -54,7 +56,7 @@ impl Field {
     pub fn placeholder(self) -> &'static str {
         match self {
             Self::Image => "name of an image here, or a reference to pull",
-            Self::Name => "made from the image's name",
+            Self::Name => "made up, such as crisp-osprey",
             Self::Cpus => "2",
             Self::Memory => "1G",
             Self::Disk => "8G",
@@ -90,10 +92,13 @@ pub struct NewVmForm {
 }
 
 impl NewVmForm {
-    /// A form whose defaults boot: the image given, else the newest one here.
+    /// A form whose defaults boot: the image given, else the newest one here, one that vmdeck
+    /// has the files of before one that was only registered.
     pub fn new(image: Option<&str>, snapshot: &Snapshot) -> Self {
-        let newest =
-            || snapshot.images.iter().max_by_key(|image| image.created_at).map(|image| image.name.as_str());
+        let newest = || {
+            let newest = snapshot.images.iter().max_by_key(|image| (image.managed, image.created_at));
+            newest.map(|image| image.name.as_str())
+        };
         Self {
             focus: Field::Image,
             image: TextInput::offer(image.or_else(newest).unwrap_or_default()),
@@ -172,7 +177,7 @@ impl NewVmForm {
     }
 
     /// What is to be created, or the first mistake and its field.
-    pub fn request(&self, snapshot: &Snapshot) -> Result<CreateVm, (Field, String)> {
+    pub fn request(&self, snapshot: &Snapshot, host: HostFacts) -> Result<CreateVm, (Field, String)> {
         let image = self.image.text().trim();
         if image.is_empty() {
             return Err((Field::Image, "which image? Type a name or a reference such as debian:12".into()));
@@ -192,12 +197,9 @@ impl NewVmForm {
             name: (!name.is_empty()).then(|| name.to_owned()),
             image: image.to_owned(),
             kernel,
-            cpus: number(self.cpus.text()).map_err(|problem| (Field::Cpus, problem))?,
-            memory_mib: size_mib(self.memory.text(), 1)
-                .map_err(|problem| (Field::Memory, format!("{problem}, such as 512M or 2G")))?,
-            disk_gib: size_mib(self.disk.text(), 1024)
-                .map_err(|problem| (Field::Disk, format!("{problem}, such as 20G")))?
-                .map(|mebibytes| mebibytes.div_ceil(1024)),
+            cpus: cpus(self.cpus.text(), host).map_err(|problem| (Field::Cpus, problem))?,
+            memory_mib: memory_mib(self.memory.text(), host).map_err(|problem| (Field::Memory, problem))?,
+            disk_gib: disk_gib(self.disk.text()).map_err(|problem| (Field::Disk, problem))?,
             network: Some(self.network),
             ports: ports(self.ports.text()).map_err(|problem| (Field::Ports, problem))?,
             ..CreateVm::default()
@@ -205,8 +207,35 @@ impl NewVmForm {
     }
 }
 
+/// Processors, as many as this host has at most.
+pub fn cpus(text: &str, host: HostFacts) -> Result<Option<u32>, String> {
+    match number(text)? {
+        Some(count) if host.cpus > 0 && count > host.cpus => Err(format!("this host has {}", host.cpus)),
+        count => Ok(count),
+    }
+}
+
+/// Memory, as much as this host has at most.
+pub fn memory_mib(text: &str, host: HostFacts) -> Result<Option<u64>, String> {
+    let most = host.memory_bytes >> 20;
+    match size_mib(text, 1).map_err(|problem| format!("{problem}, such as 512M or 2G"))? {
+        Some(size) if size < MINIMUM_MEMORY_MIB => Err(format!("{MINIMUM_MEMORY_MIB}M is the least")),
+        Some(size) if most > 0 && size > most => Err(format!("this host has {most}M")),
+        size => Ok(size),
+    }
+}
+
+/// A disk's length in whole GiB.
+pub fn disk_gib(text: &str) -> Result<Option<u64>, String> {
+    let size = size_mib(text, 1024).map_err(|problem| format!("{problem}, such as 20G"))?;
+    match size.map(|mebibytes| mebibytes.div_ceil(1024)) {
+        Some(size) if size > MAXIMUM_DISK_GIB => Err(format!("{MAXIMUM_DISK_GIB}G is the most")),
+        size => Ok(size),
+    }
+}
+
 /// A count of 1 or more.
-pub fn number(text: &str) -> Result<Option<u32>, String> {
+fn number(text: &str) -> Result<Option<u32>, String> {
     match text.trim() {
         "" => Ok(None),
         text => match text.parse() {
@@ -217,7 +246,7 @@ pub fn number(text: &str) -> Result<Option<u32>, String> {
 }
 
 /// A size in MiB; without a unit the number counts `unit` MiB.
-pub fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
+fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
     let text = text.trim().to_ascii_lowercase();
     if text.is_empty() {
         return Ok(None);
@@ -236,6 +265,7 @@ pub fn size_mib(text: &str, unit: u64) -> Result<Option<u64>, &'static str> {
 /// `[ADDRESS:]HOST:GUEST[/udp]`, separated by commas or blanks.
 pub fn ports(text: &str) -> Result<Vec<PortForward>, String> {
     let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    let mut taken = HashSet::new();
     parts
         .map(|part| {
             let wrong = || format!("`{part}` is no forward: HOST:GUEST, such as 8080:80 or 5353:53/udp");
@@ -251,12 +281,12 @@ pub fn ports(text: &str) -> Result<Vec<PortForward>, String> {
             if guest_port == 0 {
                 return Err(wrong());
             }
-            Ok(PortForward {
-                protocol,
-                host_address: address.parse::<Ipv4Addr>().map_err(|_| wrong())?,
-                host_port: port(host)?,
-                guest_port,
-            })
+            let (host_address, host_port) = (address.parse::<Ipv4Addr>().map_err(|_| wrong())?, port(host)?);
+            // 0 is one that is to be chosen.
+            if host_port != 0 && !taken.insert((protocol.as_str(), host_address, host_port)) {
+                return Err(format!("port {host_port} is there twice"));
+            }
+            Ok(PortForward { protocol, host_address, host_port, guest_port })
         })
         .collect()
 }
@@ -309,16 +339,34 @@ mod tests {
     fn the_defaults_are_the_engines_and_the_first_mistake_has_its_field() {
         let snapshot = Snapshot::default();
         let mut form = NewVmForm::new(None, &snapshot);
-        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Image);
+        let host = HostFacts { cpus: 4, memory_bytes: 8 << 30 };
+        assert_eq!(form.request(&snapshot, host).unwrap_err().0, Field::Image);
         form.image.set("debian:12");
-        let request = form.request(&snapshot).unwrap();
+        let request = form.request(&snapshot, host).unwrap();
         assert_eq!(
             (request.name, request.cpus, request.memory_mib, request.disk_gib),
             (None, None, None, None)
         );
         form.memory.set("lots");
-        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Memory);
+        assert_eq!(form.request(&snapshot, host).unwrap_err().0, Field::Memory);
+        // More than this host has is told before anything is begun.
+        form.memory.set("9G");
+        assert_eq!(form.request(&snapshot, host).unwrap_err(), (Field::Memory, "this host has 8192M".into()));
+        form.memory.set("2G");
+        form.cpus.set("5");
+        assert_eq!(form.request(&snapshot, host).unwrap_err(), (Field::Cpus, "this host has 4".into()));
+        form.cpus.set("4");
+        form.disk.set("100T");
+        assert_eq!(form.request(&snapshot, host).unwrap_err().0, Field::Disk);
+        form.disk.set("");
+        form.ports.set("8080:80, 8080:81");
+        assert_eq!(
+            form.request(&snapshot, host).unwrap_err(),
+            (Field::Ports, "port 8080 is there twice".into())
+        );
+        form.ports.set("8080:80, 8080:80/udp, 0:1, 0:2");
+        assert_eq!(form.request(&snapshot, host).unwrap().ports.len(), 4);
         form.name.set("no name");
-        assert_eq!(form.request(&snapshot).unwrap_err().0, Field::Name);
+        assert_eq!(form.request(&snapshot, host).unwrap_err().0, Field::Name);
     }
 }

@@ -114,7 +114,10 @@ impl ListState {
             selected.and_then(|key| self.rows.iter().position(|&index| all[index as usize].key() == key));
         self.cursor = kept.unwrap_or(self.cursor).min(self.rows.len().saturating_sub(1));
         self.range_from = self.range_from.filter(|&from| from < self.rows.len());
-        self.remember::<T>(deck);
+        // Where a filter lets nothing through, the cursor is where it was when that is taken back.
+        if !self.rows.is_empty() || all.is_empty() {
+            self.remember::<T>(deck);
+        }
     }
 
     /// The row under the cursor.
@@ -127,16 +130,17 @@ impl ListState {
         T::rows(deck).get(*self.rows.get(at)? as usize)
     }
 
-    /// The marked rows, else the one under the cursor: what an action is about.
+    /// The marked rows, and those of a range that is being marked; else the one under the cursor: what an
+    /// action is about.
     pub fn targets<'a, T: Listed>(&'a self, deck: &'a Deck) -> impl Iterator<Item = &'a T> {
-        let marked = !self.marks.is_empty();
-        let rows = if marked {
-            self.rows.as_slice()
-        } else {
-            self.rows.get(self.cursor..=self.cursor).unwrap_or_default()
+        let marked = !self.marks.is_empty() || self.range_from.is_some();
+        let rows = self.rows.iter().enumerate();
+        let rows = rows.filter_map(|(at, &index)| Some((at, T::rows(deck).get(index as usize)?)));
+        let chosen = move |at: usize, row: &T| match marked {
+            true => self.marks.contains(row.key()) || self.in_range(at),
+            false => at == self.cursor,
         };
-        let rows = rows.iter().filter_map(|&index| T::rows(deck).get(index as usize));
-        rows.filter(move |row| !marked || self.marks.contains(row.key()))
+        rows.filter(move |(at, row)| chosen(*at, row)).map(|(_, row)| row)
     }
 
     pub fn move_to<T: Listed>(&mut self, deck: &Deck, at: usize) {

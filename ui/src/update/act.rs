@@ -29,12 +29,25 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         }
         Availability::Elsewhere => {
             model.count = None;
+            // Asked for by its name. What is about no row is done; what is about one needs to be seen first.
+            if let Some(view) = action.info().scope.view() {
+                motion::go(model, view);
+                if action.opens_form() {
+                    return act(model, action, effects);
+                }
+                let text = format!("{}: of which? Go to it, and ask again", action.info().title);
+                say(model, Level::Information, text, None);
+                return;
+            }
             let scope = action.info().scope.title();
             say(model, Level::Warning, format!("{} works only in: {scope}", action.info().title), None);
             return;
         }
     }
     let count = model.count.take();
+    if action == Action::Back && count.is_some() {
+        return;
+    }
     match action {
         Action::Quit => effects.push(Effect::AskToQuit),
         Action::Help => open(model, Overlay::Help(Help::default())),
@@ -70,9 +83,7 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
         Action::Suspend => effects.push(Effect::Suspend),
         Action::Zoom => {
             model.zoom = !model.zoom;
-            if model.zoom {
-                model.pane = Pane::Detail;
-            }
+            model.pane = if model.zoom { Pane::Detail } else { Pane::List };
         }
         Action::Down
         | Action::Up

@@ -126,7 +126,7 @@ pub(super) fn pick_prune(model: &mut Model) {
     };
     let entries = vec![
         choice('l', "left-overs", "layers of no image, downloads given up", false),
-        choice('a', "all", "also every cached layer and unused image", true),
+        choice('a', "all", "cached layers and unused images", true),
     ];
     let picker = Picker { title: "See what can be freed", entries, cursor: 0 };
     open(model, Overlay::Picker(picker));

@@ -9,10 +9,10 @@ use vmdeck_engine::vm::record::{PortForward, Vm};
 
 use super::windows::Next;
 use crate::keymap::Key;
-use crate::message::{Command, Effect};
+use crate::message::{Command, Effect, HostFacts};
 use crate::model::Model;
 use crate::model::ask::{Ask, AskKind, Suggestion, of_catalog, of_kernels, suggestions};
-use crate::model::form::{Field, NewVmForm, number, ports, size_mib};
+use crate::model::form::{Field, NewVmForm, cpus, disk_gib, memory_mib, ports};
 
 /// The first mistake: its field and what is wrong.
 type Mistake = (usize, String);
@@ -138,7 +138,7 @@ fn submit(model: &Model, ask: &Ask) -> Result<Effect, Mistake> {
         AskKind::EditVm { id, .. } => {
             let vm = model.snapshot.vms.iter().find(|vm| vm.id == *id);
             let vm = vm.ok_or_else(|| (0, "the machine is gone".to_owned()))?;
-            Command::ChangeVm { name: vm.name.clone(), change: Box::new(change(vm, ask)?) }
+            Command::ChangeVm { name: vm.name.clone(), change: Box::new(change(vm, ask, model.host)?) }
         }
         AskKind::SaveLog => {
             return Ok(Effect::SaveLog(model.path(&needed(0)?), model.log.text(&model.time_zone)));
@@ -156,13 +156,11 @@ fn image_name(model: &Model, name: &str) -> Result<(), String> {
 }
 
 /// What differs from the machine's settings.
-fn change(vm: &Vm, ask: &Ask) -> Result<ChangeVm, Mistake> {
+fn change(vm: &Vm, ask: &Ask, host: HostFacts) -> Result<ChangeVm, Mistake> {
     let settings = vm.next_settings();
-    let cpus = number(ask.value(0)).map_err(|problem| (0, problem))?;
-    let memory =
-        size_mib(ask.value(1), 1).map_err(|problem| (1, format!("{problem}, such as 512M or 2G")))?;
-    let disk = size_mib(ask.value(2), 1024).map_err(|problem| (2, format!("{problem}, such as 20G")))?;
-    let disk = disk.map(|mebibytes| mebibytes.div_ceil(1024));
+    let cpus = cpus(ask.value(0), host).map_err(|problem| (0, problem))?;
+    let memory = memory_mib(ask.value(1), host).map_err(|problem| (1, problem))?;
+    let disk = disk_gib(ask.value(2)).map_err(|problem| (2, problem))?;
     let wanted = ports(ask.value(3)).map_err(|problem| (3, problem))?;
     let has = settings.disk_bytes.div_ceil(1 << 30);
     if disk.is_some_and(|disk| disk < has) {
@@ -197,7 +195,7 @@ pub(super) fn new_vm_key(model: &Model, form: &mut NewVmForm, key: Key) -> Next 
         Asked::Close => return Next::Close,
         Asked::Suggestion(at) => form.suggestion = at,
         Asked::Field(by) => form.move_focus(by),
-        Asked::Send => match form.request(&model.snapshot) {
+        Asked::Send => match form.request(&model.snapshot, model.host) {
             Ok(request) => {
                 let command = Command::CreateVm { request: Box::new(request), start: form.start };
                 return Next::Then(vec![Effect::Run(command)]);

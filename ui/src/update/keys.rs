@@ -64,7 +64,7 @@ pub(super) fn key(model: &mut Model, key: Key, effects: &mut Vec<Effect>) {
             } else if typed == [ctrl_c] {
                 let keys = model.keymap.describe(Action::Quit);
                 say(model, Level::Information, format!("{keys} leaves the console"), None);
-            } else if typed.len() > 1 {
+            } else if typed.len() > 1 && typed.last() != Some(&Key::plain(KeyCode::Esc)) {
                 say(model, Level::Information, format!("`{}` is not bound", sequence(&typed)), None);
             }
         }

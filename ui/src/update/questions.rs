@@ -28,7 +28,7 @@ pub(super) fn quit(model: &mut Model, targets: Vec<String>, effects: &mut Vec<Ef
                 .into(),
             "Machines that run go on running.".into(),
         ],
-        verb: "Cancel them and quit",
+        verb: "Stop them and quit",
         effects: vec![Effect::Quit],
         on_verb: false,
     };

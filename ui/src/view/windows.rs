@@ -6,7 +6,7 @@ use super::bar::level_look;
 use super::detail::host::findings;
 use super::forms;
 use super::pen::Pen;
-use crate::action::{ACTIONS, Impact, Scope};
+use crate::action::{ACTIONS, ActionInfo, Impact, Scope};
 use crate::format::Span;
 use crate::model::Model;
 use crate::model::input::TextInput;
@@ -126,7 +126,14 @@ fn paint_help(model: &Model, painter: &mut Painter<'_>, all: Rect, help: &Help) 
     let field = Rect { x, height: 1, width: inside.right().saturating_sub(x), ..inside };
     input(model, painter, field, &help.search, "type to search", true);
     let below = Rect { y: inside.y + 2, height: inside.height.saturating_sub(2), ..inside };
-    let wanted = help.search.text().to_lowercase();
+    let typed = help.search.text();
+    let wanted = typed.to_lowercase();
+    // What is a key is looked for as a key.
+    let is_key = |info: &ActionInfo| {
+        let keys = model.keymap.describe(info.action);
+        keys.split(", ").any(|key| key == typed || typed.len() > 1 && key.to_lowercase() == wanted)
+    };
+    let names_a_key = ACTIONS.iter().any(is_key);
     let lines = |pen: &mut Pen<'_, '_>| {
         let mut scopes: Vec<Scope> = model.scopes().to_vec();
         // What works elsewhere comes last: found by searching.
@@ -140,10 +147,11 @@ fn paint_help(model: &Model, painter: &mut Painter<'_>, all: Rect, help: &Help) 
             for info in ACTIONS.iter().filter(|info| info.scope == scope) {
                 let keys = model.keymap.describe(info.action);
                 let found = wanted.is_empty()
-                    || [info.name, info.help, info.title]
-                        .iter()
-                        .any(|text| text.to_lowercase().contains(&wanted))
-                    || keys.to_lowercase() == wanted;
+                    || is_key(info)
+                    || !names_a_key
+                        && [info.name, info.help, info.title]
+                            .iter()
+                            .any(|text| text.to_lowercase().contains(&wanted));
                 if !found {
                     continue;
                 }

@@ -6,5 +6,6 @@
 mod sample;
 
 mod decisions;
+mod lists;
 mod sizes;
 mod snapshots;

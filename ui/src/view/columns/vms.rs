@@ -64,7 +64,7 @@ pub(in crate::view) const VMS: &[Column<Vm>] = &[
 fn cpu(cell: &mut Cell<'_, '_>, vm: &Vm) {
     let model = cell.model;
     let theme = &model.theme;
-    let Some(sample) = model.usage.latest(&vm.id) else {
+    let Some(sample) = model.usage.latest(&vm.id).filter(|_| vm.state.has_process()) else {
         cell.format(format_args!("{} cpu", vm.settings.cpus), theme.dim);
         return;
     };
@@ -76,7 +76,7 @@ fn cpu(cell: &mut Cell<'_, '_>, vm: &Vm) {
 /// What it has of this host's memory, and has had lately; of one that does not run, what it would get.
 fn memory(cell: &mut Cell<'_, '_>, vm: &Vm) {
     let model = cell.model;
-    let Some(sample) = model.usage.latest(&vm.id) else {
+    let Some(sample) = model.usage.latest(&vm.id).filter(|_| vm.state.has_process()) else {
         cell.format(format_args!("{}", Mebibytes(vm.settings.memory_mib)), model.theme.dim);
         return;
     };
