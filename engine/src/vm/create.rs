@@ -28,11 +28,12 @@ use crate::store::leases::LeaseKind;
 use crate::store::{self, Transaction};
 
 pub(super) const DEFAULT_MEMORY_MIB: u64 = 1024;
-const MINIMUM_MEMORY_MIB: u64 = 128;
+/// Less, and the kernel does not come up.
+pub const MINIMUM_MEMORY_MIB: u64 = 128;
 const DEFAULT_CPUS: u32 = 2;
 const DEFAULT_DISK_BYTES: u64 = 8 << 30;
 /// ext4 with 4 KiB blocks and 32-bit block numbers ends here; more than any laptop holds.
-const MAXIMUM_DISK_GIB: u64 = 16 << 10;
+pub const MAXIMUM_DISK_GIB: u64 = 16 << 10;
 
 /// An image or a kernel deleted between resolving and reserving is resolved anew, so often.
 const ATTEMPTS: usize = 4;

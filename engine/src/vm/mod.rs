@@ -59,6 +59,7 @@ use self::admission::Request;
 pub use self::change::{ChangeEffect, ChangeVm, Changed, Setting, Step, TakesEffect};
 use self::channels::Channels;
 pub use self::copy::Copied;
+pub use self::create::{MAXIMUM_DISK_GIB, MINIMUM_MEMORY_MIB};
 use self::hold::{Admitted, admitted};
 pub use self::label::check_label;
 use self::lock::VmLocks;
