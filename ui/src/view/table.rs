@@ -37,6 +37,8 @@ pub(super) struct Column<T> {
     /// Columns a row's content takes, for those that grow with it up to `max`; the others take all
     /// that is to be had up to `max`.
     pub(super) measure: Option<fn(&T) -> u16>,
+    /// Rows that it has something to say of: without one it is left out.
+    pub(super) concerns: Option<fn(&T) -> bool>,
     pub(super) paint: Paint<T>,
 }
 
@@ -46,7 +48,7 @@ pub(super) type Paint<T> = fn(&mut Cell<'_, '_>, &T);
 impl<T> Column<T> {
     /// A column of a rank, so wide at least and at most.
     pub(super) const fn new(title: &'static str, rank: u8, (min, max): (u16, u16), paint: Paint<T>) -> Self {
-        Self { title, min, max, rank, right: false, sort: None, measure: None, paint }
+        Self { title, min, max, rank, right: false, sort: None, measure: None, concerns: None, paint }
     }
 
     /// Its text stands at the right, as numbers do.
@@ -58,6 +60,12 @@ impl<T> Column<T> {
     /// It can be sorted by: an index into [`Listed::SORTS`].
     pub(super) const fn sorted(mut self, sort: usize) -> Self {
         self.sort = Some(sort);
+        self
+    }
+
+    /// It is only there with a row that it has something to say of.
+    pub(super) const fn concerning(mut self, concerns: fn(&T) -> bool) -> Self {
+        self.concerns = Some(concerns);
         self
     }
 
@@ -77,14 +85,17 @@ pub(super) fn arrange<T: Listed>(
 ) -> [(u16, u16); COLUMNS] {
     let all = T::rows(&model.snapshot);
     let rows = || list.rows.iter().filter_map(|&index| all.get(index as usize));
-    place(columns, width, |column| column.measure.map(|measure| rows().map(measure).max().unwrap_or(0)))
+    let content = |column: &Column<T>| column.measure.map(|measure| rows().map(measure).max().unwrap_or(0));
+    place(columns, width, content, |column| column.concerns.is_none_or(|concerns| rows().any(concerns)))
 }
 
-/// `content` is what a column's content takes, for those that grow with it.
+/// `content` is what a column's content takes, for those that grow with it; `is_wanted` whether it is to be
+/// there at all.
 fn place<T>(
     columns: &[Column<T>],
     width: u16,
     content: impl Fn(&Column<T>) -> Option<u16>,
+    is_wanted: impl Fn(&Column<T>) -> bool,
 ) -> [(u16, u16); COLUMNS] {
     let columns = &columns[..columns.len().min(COLUMNS)];
     let room = width.saturating_sub(GUTTER + 1);
@@ -103,7 +114,9 @@ fn place<T>(
     }
     let highest = columns.iter().map(|column| column.rank).max().unwrap_or(0);
     'ranks: for rank in 0..=highest {
-        for index in (0..columns.len()).filter(|index| columns[*index].rank == rank) {
+        for index in
+            (0..columns.len()).filter(|&index| columns[index].rank == rank && is_wanted(&columns[index]))
+        {
             let mut with = widths;
             for ((width, most), column) in with.iter_mut().zip(most).zip(columns) {
                 if *width > 0 && (rank >= EXTRA || rank >= SECOND && column.measure.is_some()) {
@@ -310,7 +323,7 @@ mod tests {
     #[test]
     fn what_matters_least_is_left_out_first() {
         let columns = [column(10, 30, 0), column(8, 8, 1), column(6, 6, 3), column(5, 20, 2)];
-        let widths = |width| place(&columns, width, |_| None).map(|(_, width)| width);
+        let widths = |width| place(&columns, width, |_| None, |_| true).map(|(_, width)| width);
         assert_eq!(widths(100)[..4], [30, 8, 6, 20]);
         assert_eq!(widths(33)[..4], [12, 8, 0, 6]);
         assert_eq!(widths(24)[..4], [11, 8, 0, 0]);
@@ -323,7 +336,7 @@ mod tests {
         let columns = [measured(10, 30, 0), measured(8, 20, 1), column(4, 4, 2)];
         let widths = |width, first, second| {
             let content = |column: &Column<u8>| Some(if column.rank == 0 { first } else { second });
-            place(&columns, width, |column| column.measure.and_then(|_| content(column)))
+            place(&columns, width, |column| column.measure.and_then(|_| content(column)), |_| true)
                 .map(|(_, width)| width)
         };
         assert_eq!(widths(27, 5, 18)[..3], [5, 11, 4]);

@@ -24,7 +24,7 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
     })
     .sorted(3)
     .measured(|view| text::width(&view.record.target)),
-    Column::<OperationView>::new("PROGRESS", 2, (20, 28), operation_progress),
+    Column::<OperationView>::new("PROGRESS", 2, (20, 72), operation_progress).measured(progress_width),
     Column::<OperationView>::new("RATE", 4, (10, 10), |cell, view| {
         if cell.model.rates.stalled(view).is_some() {
             let style = cell.model.theme.warning;
@@ -35,7 +35,8 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
             cell.format(format_args!("{}/s", Bytes(rate as u64)), style);
         }
     })
-    .right(),
+    .right()
+    .concerning(runs),
     Column::<OperationView>::new("LEFT", 5, (6, 6), |cell, view| {
         let (done, total) = view.progress.bytes();
         let rate = cell.model.rates.of_operation(view);
@@ -44,7 +45,8 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
             cell.format(format_args!("{}", Span(left)), style);
         }
     })
-    .right(),
+    .right()
+    .concerning(runs),
     Column::<OperationView>::new("TOOK", 3, (7, 7), |cell, view| {
         let record = &view.record;
         let running = record.state == OperationState::Running;
@@ -57,13 +59,28 @@ pub(in crate::view) const OPERATIONS: &[Column<OperationView>] = &[
         }
     })
     .right(),
-    Column::<OperationView>::new("BEGAN", 7, (8, 8), |cell, view| {
+    Column::<OperationView>::new("BEGAN", 5, (8, 8), |cell, view| {
         let style = cell.model.theme.dim;
         cell.format(format_args!("{}", Span(cell.model.now - view.record.started_at)), style);
     })
     .right()
+    // Of what runs, TOOK says the same.
+    .concerning(|view| !runs(view))
     .sorted(1),
 ];
+
+fn runs(view: &OperationView) -> bool {
+    view.record.state == OperationState::Running
+}
+
+/// Columns that [`operation_progress`] makes use of.
+fn progress_width(view: &OperationView) -> u16 {
+    match (&view.record.state, &view.record.error) {
+        (OperationState::Running, _) => 20,
+        (OperationState::Failed | OperationState::Interrupted, Some(error)) => text::width(&error.message),
+        (state, _) => text::width(state.as_str()),
+    }
+}
 
 fn operation_progress(cell: &mut table::Cell<'_, '_>, view: &OperationView) {
     let model = cell.model;
