@@ -1,12 +1,14 @@
 //! The mouse: wheel, click on a row, a tab, a column's title.
 
-use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
+use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
-use super::{act, motion, refresh};
+use super::{act, motion, refresh, windows};
 use crate::action::Action;
+use crate::keymap::Key;
 use crate::layout::{is_tiny, layout};
 use crate::message::Effect;
+use crate::model::overlay::Overlay;
 use crate::model::{Model, Pane, View};
 use crate::view;
 
@@ -14,7 +16,20 @@ use crate::view;
 const WHEEL: u32 = 3;
 
 pub(super) fn mouse(model: &mut Model, event: MouseEvent, effects: &mut Vec<Effect>) {
-    // Windows are for the keys; a click beside one must not change what is below it.
+    let turned = match event.kind {
+        MouseEventKind::ScrollDown => Some(KeyCode::Down),
+        MouseEventKind::ScrollUp => Some(KeyCode::Up),
+        _ => None,
+    };
+    let is_read = matches!(
+        model.overlays.last(),
+        Some(Overlay::Help(_) | Overlay::Messages { .. } | Overlay::Doctor { .. })
+    );
+    if let (true, Some(turned)) = (is_read, turned) {
+        (0..WHEEL).for_each(|_| windows::key(model, Key::plain(turned), effects));
+        return;
+    }
+    // Other windows are for the keys; a click beside one must not change what is below it.
     if is_tiny(model) || !model.overlays.is_empty() {
         return;
     }

@@ -131,6 +131,13 @@ fn the_mouse_selects_opens_and_sorts() {
     press(&mut model, "1 ?");
     click(&mut model, 10, 8);
     assert_eq!(model.overlays.len(), 1);
+    // The wheel turns what is read in one.
+    let (before, at) = (text(&render(&model)), selected(&model));
+    let wheel =
+        MouseEvent { kind: MouseEventKind::ScrollDown, column: 10, row: 8, modifiers: KeyModifiers::NONE };
+    update(&mut model, NOW, Msg::Mouse(wheel));
+    assert_ne!(text(&render(&model)), before);
+    assert_eq!(selected(&model), at);
 }
 
 #[test]
