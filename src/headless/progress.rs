@@ -100,10 +100,8 @@ impl Display {
         let own = |record: &&OperationRecord| {
             record.id == self.operation || record.parent.as_ref() == Some(&self.operation)
         };
-        let mut untold: Vec<(&OperationRecord, &OperationPhase)> =
-            records.iter().rev().filter(own).flat_map(|record| screen.untold(record)).collect();
-        untold.sort_by_key(|(_, phase)| phase.started_at);
-        untold.into_iter().for_each(|(record, phase)| screen.tell_phase(record, phase));
+        let untold = records.iter().rev().filter(own).flat_map(|record| screen.untold(record));
+        screen.tell(untold.collect());
     }
 }
 
@@ -132,11 +130,16 @@ impl Screen {
     }
 
     fn show(&mut self, operations: &[OperationView], last: bool) {
+        let mut untold = Vec::new();
         for view in operations.iter().rev() {
-            if view.local || self.told.knows(&view.record.id) {
-                self.tell_phases(&view.record);
+            // A part that has ended already is of this process by what it is a part of.
+            let record = &view.record;
+            let part = record.parent.as_ref().is_some_and(|parent| self.told.knows(parent));
+            if view.local || part || self.told.knows(&record.id) {
+                untold.extend(self.untold(record));
             }
         }
+        self.tell(untold);
         if self.output.format() == OutputFormat::Ndjson {
             self.tell_counters(operations);
         }
@@ -145,8 +148,10 @@ impl Screen {
         }
     }
 
-    fn tell_phases(&mut self, record: &OperationRecord) {
-        self.untold(record).into_iter().for_each(|(record, phase)| self.tell_phase(record, phase));
+    /// Tells phases in the order in which they began.
+    fn tell(&self, mut untold: Vec<(&OperationRecord, &OperationPhase)>) {
+        untold.sort_by_key(|(_, phase)| phase.started_at);
+        untold.into_iter().for_each(|(record, phase)| self.tell_phase(record, phase));
     }
 
     /// Phases that nothing was told of yet; they count as told.
