@@ -114,7 +114,8 @@ fn parse(text: &str, origin: &str) -> Result<Vec<CatalogEntry>> {
                 Some(digest) => format!("{}@sha256:{digest}", entry.reference),
                 None => entry.reference.clone(),
             };
-            let pinned = match reference.parse() {
+            let parsed = reference.parse();
+            let pinned = match &parsed {
                 Ok(ImageReference::Registry(image)) => image.digest.is_some(),
                 Ok(ImageReference::Bundle(_, digest)) => digest.is_some(),
                 _ => false,
@@ -126,7 +127,7 @@ fn parse(text: &str, origin: &str) -> Result<Vec<CatalogEntry>> {
                      64 hexadecimal digits pin a bundle or a registry's image"
                 )));
             }
-            match reference.parse() {
+            match parsed {
                 Ok(ImageReference::Bundle(BundleLocation::Url(_), None)) => {
                     return Err(wrong("is a bundle from a URL without its `sha256`".into()));
                 }

@@ -32,7 +32,7 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
             // Asked for by its name. What is about no row is done; what is about one needs to be seen first.
             if let Some(view) = action.info().scope.view() {
                 motion::go(model, view);
-                if action.opens_form() {
+                if action.opens_form() && availability(model, action) != Availability::Elsewhere {
                     return act(model, action, effects);
                 }
                 let text = format!("{}: of which? Go to it, and ask again", action.info().title);

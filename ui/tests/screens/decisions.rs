@@ -352,6 +352,15 @@ fn the_palette_reaches_every_action_and_remembers() {
     press(&mut model, "enter");
     assert_eq!(model.view, View::Images);
     assert!(matches!(model.overlays.last(), Some(Overlay::Ask(_))));
+    // From a machine's console as well, which has keys of its own.
+    for keys in ["1 g g c ctrl-]", "1 g g enter", "1 g g z"] {
+        let mut model = sample::model(busy(), 200, 60);
+        press(&mut model, keys);
+        press(&mut model, ":");
+        enter(&mut model, "new-vm");
+        press(&mut model, "enter");
+        assert!(matches!(model.overlays.last(), Some(Overlay::NewVm(_))), "{keys}: {:?}", model.overlays);
+    }
 }
 
 #[test]
