@@ -4,8 +4,8 @@ use crate::bits::Packed;
 use crate::error::{Damage, Error};
 use crate::fast;
 use crate::huffman::{
-    DISTANCE_BITS, DISTANCE_SIZE, DISTANCES, END, EXCEPTIONAL, LENGTH_BITS, LENGTHS, LITERAL, LITERAL_BITS,
-    LITERAL_SIZE, LITERALS, SUBTABLE, build, subtable_index,
+    CODE_AT, DISTANCES, END, EXCEPTIONAL, LENGTH_BITS, LENGTHS, LITERAL, LITERALS, ROOT_BITS, ROOT_SIZE,
+    SUBTABLE, TABLE_SIZE, VALUE_AT, build, subtable_index,
 };
 use crate::output::{LIMIT, Unpacked};
 use crate::{Input, Output};
@@ -19,8 +19,8 @@ const MAX_DISTANCES: usize = 30;
 /// Tables of the block in hand.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    pub(crate) literals: [u32; LITERAL_SIZE],
-    pub(crate) distances: [u32; DISTANCE_SIZE],
+    pub(crate) literals: [u32; TABLE_SIZE],
+    pub(crate) distances: [u32; TABLE_SIZE],
 }
 
 /// The decoder: what is worth keeping from one block to the next.
@@ -33,7 +33,7 @@ pub(crate) struct Inflate {
 
 impl Default for Inflate {
     fn default() -> Self {
-        let tables = Box::new(Tables { literals: [0; LITERAL_SIZE], distances: [0; DISTANCE_SIZE] });
+        let tables = Box::new(Tables { literals: [0; TABLE_SIZE], distances: [0; TABLE_SIZE] });
         Self { tables, fixed: false }
     }
 }
@@ -65,6 +65,13 @@ impl Inflate {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_fixed_codes() -> Box<Tables> {
+        let mut inflate = Self::default();
+        inflate.use_fixed_codes().unwrap();
+        inflate.tables
+    }
+
     fn use_fixed_codes(&mut self) -> Result<(), Damage> {
         if self.fixed {
             return Ok(());
@@ -72,8 +79,8 @@ impl Inflate {
         let mut lengths = [8; 288];
         lengths[144..256].fill(9);
         lengths[256..280].fill(7);
-        build(&mut self.tables.literals, LITERAL_BITS, &lengths, &LITERALS, false)?;
-        build(&mut self.tables.distances, DISTANCE_BITS, &[5; 32], &DISTANCES, false)?;
+        build(&mut self.tables.literals, ROOT_BITS, &lengths, &LITERALS, false)?;
+        build(&mut self.tables.distances, ROOT_BITS, &[5; 32], &DISTANCES, false)?;
         self.fixed = true;
         Ok(())
     }
@@ -103,7 +110,7 @@ impl Inflate {
             }
             let entry = table[(packed.bits & ((1 << LENGTH_BITS) - 1)) as usize];
             packed.consume(entry & 0xff)?;
-            let (value, repeat) = match entry >> 16 {
+            let (value, repeat) = match entry >> VALUE_AT {
                 length @ 0..16 => {
                     lengths[position] = length as u8;
                     position += 1;
@@ -128,8 +135,8 @@ impl Inflate {
             return Err(Damage::Codes.into());
         }
         let (literals, distances) = lengths[..count].split_at(literals);
-        build(&mut self.tables.literals, LITERAL_BITS, literals, &LITERALS, true)?;
-        build(&mut self.tables.distances, DISTANCE_BITS, distances, &DISTANCES, true)?;
+        build(&mut self.tables.literals, ROOT_BITS, literals, &LITERALS, true)?;
+        build(&mut self.tables.distances, ROOT_BITS, distances, &DISTANCES, true)?;
         Ok(())
     }
 
@@ -159,12 +166,7 @@ impl Inflate {
     ) -> Result<bool, Error<I::Error>> {
         // The longest match takes 48 bits.
         packed.fill()?;
-        let entry = look_up(&self.tables.literals, LITERAL_BITS, packed)?;
-        if entry & LITERAL != 0 {
-            packed.consume(entry & 0xff)?;
-            unpacked.literal((entry >> 16) as u8);
-            return Ok(false);
-        }
+        let entry = look_up(&self.tables.literals, packed)?;
         if entry & EXCEPTIONAL != 0 {
             if entry & END == 0 {
                 return Err(Damage::Symbol.into());
@@ -172,8 +174,13 @@ impl Inflate {
             packed.consume(entry & 0xff)?;
             return Ok(true);
         }
+        if entry & LITERAL != 0 {
+            packed.consume(entry & 0xff)?;
+            unpacked.literal((entry >> VALUE_AT) as u8);
+            return Ok(false);
+        }
         let length = value(entry, packed)?;
-        let entry = look_up(&self.tables.distances, DISTANCE_BITS, packed)?;
+        let entry = look_up(&self.tables.distances, packed)?;
         if entry & EXCEPTIONAL != 0 {
             return Err(Damage::Symbol.into());
         }
@@ -183,21 +190,21 @@ impl Inflate {
     }
 }
 
-/// The entry for the bits at hand, whose first table's bits are taken already if there are two.
-fn look_up<I: Input>(table: &[u32], bits: u32, packed: &mut Packed<'_, I>) -> Result<u32, Error<I::Error>> {
-    let entry = table[(packed.bits & ((1 << bits) - 1)) as usize];
-    if entry & SUBTABLE == 0 {
+/// The entry for the bits at hand, of which those of the root are taken already if it is below that.
+fn look_up<I: Input>(table: &[u32; TABLE_SIZE], packed: &mut Packed<'_, I>) -> Result<u32, Error<I::Error>> {
+    let entry = table[packed.bits as usize & (ROOT_SIZE - 1)];
+    if entry & EXCEPTIONAL == 0 || entry & SUBTABLE == 0 {
         return Ok(entry);
     }
-    packed.consume(bits)?;
+    packed.consume(ROOT_BITS)?;
     Ok(table[subtable_index(entry, packed.bits)])
 }
 
 /// Length or distance: the base and the extra bits behind the code.
 fn value<I: Input>(entry: u32, packed: &mut Packed<'_, I>) -> Result<usize, Error<I::Error>> {
-    let extra = (packed.bits & ((1 << (entry & 0xff)) - 1)) >> (entry >> 8 & 15);
+    let extra = (packed.bits & ((1 << (entry & 0xff)) - 1)) >> (entry >> CODE_AT & 63);
     packed.consume(entry & 0xff)?;
-    Ok((entry >> 16) as usize + extra as usize)
+    Ok((entry >> VALUE_AT) as usize + extra as usize)
 }
 
 fn stored<I: Input, O: Output<Error = I::Error>>(

@@ -1,20 +1,29 @@
 //! The loop that nearly everything goes through.
 //!
-//! It runs while there are 24 bytes of the piece ahead and room for a symbol behind; what is before
+//! It runs while there are 24 bytes of the piece ahead and room for a round's symbols behind; what is before
 //! and after is the business of [`crate::block`].
+//!
+//! Whether a literal comes next or a length cannot be foreseen, and a branch that the processor guesses wrong
+//! costs more than a symbol. So there is none: every step does what any symbol may need. It takes one code
+//! from the table that is due, distances behind a length and literals behind everything else; it copies 32
+//! bytes to the end, a match's or any; it stores a byte behind those, the literal or any; and it moves the end
+//! by what of it counts. Branches are left for what is rare: codes longer than the root of a table, matches
+//! longer than 32 bytes or that overlap themselves, and the end.
+
+use std::hint::select_unpredictable;
 
 use crate::bits::Packed;
 use crate::block::Tables;
 use crate::error::{Damage, Error};
 use crate::huffman::{
-    DISTANCE_BITS, DISTANCE_SIZE, END, EXCEPTIONAL, LITERAL, LITERAL_BITS, LITERAL_SIZE, SUBTABLE,
+    CODE_AT, END, EXCEPTIONAL, LENGTH, LITERAL, ROOT_BITS, ROOT_SIZE, SUBTABLE, TABLE_SIZE, VALUE_AT,
     subtable_index,
 };
 use crate::output::{BUFFER, LIMIT, Unpacked};
 use crate::{Input, Output};
 
-/// Bytes of the piece that one round may look at: two refills of up to seven bytes, each of which looks
-/// at eight.
+/// Bytes of the piece that one round may look at: two refills of up to seven bytes, and one behind the last
+/// round; each looks at eight.
 const AHEAD: usize = 24;
 
 /// Why the loop ended.
@@ -82,29 +91,33 @@ fn run(tables: &Tables, state: &mut State<'_>) -> Stop {
     run_any(tables, state)
 }
 
-/// The same code with shifts that take their count from any register, and copies of 32 bytes.
+/// The same code with instructions that take the count of a shift, or of the bits to leave, from any
+/// register, and copies of 32 bytes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "bmi2,avx2")]
 fn run_wide(tables: &Tables, state: &mut State<'_>) -> Stop {
-    run_inlined(tables, state)
+    run_inlined(
+        tables,
+        state,
+        #[inline(always)]
+        |bits, count| std::arch::x86_64::_bzhi_u64(bits, count.into()),
+    )
 }
 
 fn run_any(tables: &Tables, state: &mut State<'_>) -> Stop {
-    run_inlined(tables, state)
+    run_inlined(
+        tables,
+        state,
+        #[inline(always)]
+        |bits, count| bits & (1_u64 << (count & 63)).wrapping_sub(1),
+    )
 }
 
-/// The lowest `count` bits, of which there are fewer than 64; only the count's lowest byte counts.
+/// `lowest` leaves the lowest so many bits, fewer than 64; only the lowest byte of the count counts.
+#[expect(unused_assignments, reason = "what the step behind the rounds leaves, nobody needs")]
 #[inline(always)]
-fn lowest(bits: u64, count: u32) -> u64 {
-    bits & (1_u64 << (count & 63)).wrapping_sub(1)
-}
-
-#[inline(always)]
-fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
-    const LITERAL_MASK: u64 = (1 << LITERAL_BITS) - 1;
-    const DISTANCE_MASK: u64 = (1 << DISTANCE_BITS) - 1;
-    let literals: &[u32; LITERAL_SIZE] = &tables.literals;
-    let distances: &[u32; DISTANCE_SIZE] = &tables.distances;
+fn run_inlined(tables: &Tables, state: &mut State<'_>, lowest: impl Fn(u64, u32) -> u64) -> Stop {
+    let (literals, distances) = (root(&tables.literals), root(&tables.distances));
     let input = state.input;
     let output = &mut *state.output;
     let oldest = state.oldest;
@@ -113,6 +126,10 @@ fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
 
     // Bytes of `window` that are used up.
     let mut ahead = 0;
+    // What the last symbol was, which table is due, and what it said: the length, if it was one.
+    let mut last = LITERAL;
+    let mut due = literals;
+    let mut length = 0;
 
     // Only the lowest six bits of `count` count: so a whole entry can be taken from it. After a
     // refill it is at least 56, and more bits may be there than it says: the same ones come again.
@@ -132,100 +149,75 @@ fn run_inlined(tables: &Tables, state: &mut State<'_>) -> Stop {
             count = count.wrapping_sub($entry);
         };
     }
-    macro_rules! literal {
-        ($entry:expr) => {
-            output[end] = ($entry >> 16) as u8;
-            end += 1;
-        };
-    }
-    macro_rules! literal_entry {
-        () => {
-            literals[(bits & LITERAL_MASK) as usize]
-        };
-    }
-
-    let Some(window) = look_ahead(input, position, end) else { return Stop::Short };
-    refill!(window);
-    let mut entry = literal_entry!();
-    let stop = 'rounds: loop {
-        // `entry` is that of the bits at hand, of which there are at least 56.
-        position += ahead;
-        ahead = 0;
-        let Some(window) = look_ahead(input, position, end) else { break 'rounds Stop::Short };
-        let mut before = bits;
-        'last_literal: {
-            if entry & LITERAL != 0 {
+    let stop = 'rounds: {
+        // Takes 28 bits at most, and two that follow each other 48.
+        macro_rules! step {
+            () => {
+                let mut entry = due[bits as usize & (ROOT_SIZE - 1)];
+                let is_distance = last & LENGTH != 0;
+                if entry & EXCEPTIONAL != 0 {
+                    if entry & SUBTABLE != 0 {
+                        consume!(ROOT_BITS);
+                        let table = if is_distance { &tables.distances } else { &tables.literals };
+                        entry = table[subtable_index(entry, bits) & (TABLE_SIZE - 1)];
+                    }
+                    if entry & EXCEPTIONAL != 0 {
+                        if entry & END == 0 {
+                            break 'rounds Stop::Symbol;
+                        }
+                        consume!(entry);
+                        break 'rounds Stop::End;
+                    }
+                }
+                let before = bits;
                 consume!(entry);
-                literal!(entry);
-                entry = literal_entry!();
-                before = bits;
-                if entry & LITERAL != 0 {
-                    consume!(entry);
-                    literal!(entry);
-                    entry = literal_entry!();
-                    before = bits;
-                    if entry & LITERAL != 0 {
-                        break 'last_literal;
-                    }
+                let extra = lowest(before, entry) >> (entry >> CODE_AT & 63);
+                let value = (entry >> VALUE_AT) as usize + extra as usize;
+                // Any that is there, if this is no match. The longest distance is not longer than what is
+                // in front of the buffer's new bytes.
+                let from = select_unpredictable(is_distance, end.wrapping_sub(value), oldest);
+                let matched = select_unpredictable(is_distance, length, 0);
+                if from < oldest {
+                    break 'rounds Stop::Distance;
                 }
-            }
-            if entry & EXCEPTIONAL != 0 {
-                if entry & SUBTABLE != 0 {
-                    consume!(LITERAL_BITS);
-                    entry = literals[subtable_index(entry, bits) & (LITERAL_SIZE - 1)];
-                    before = bits;
-                    if entry & LITERAL != 0 {
-                        break 'last_literal;
-                    }
+                copy_bytes::<32>(output, from, end);
+                if matched > value.min(32) {
+                    copy(output, end, value, matched);
                 }
-                if entry & EXCEPTIONAL != 0 {
-                    if entry & END == 0 {
-                        break 'rounds Stop::Symbol;
-                    }
-                    consume!(entry);
-                    break 'rounds Stop::End;
-                }
-            }
-            // Two literals, a code of 15 bits and 5 more at most.
-            consume!(entry);
-            let length = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
-            if count & 63 < 28 {
-                refill!(window);
-            }
-            entry = distances[(bits & DISTANCE_MASK) as usize];
-            if entry & EXCEPTIONAL != 0 {
-                if entry & SUBTABLE == 0 {
-                    break 'rounds Stop::Symbol;
-                }
-                consume!(DISTANCE_BITS);
-                entry = distances[subtable_index(entry, bits) & (DISTANCE_SIZE - 1)];
-                if entry & EXCEPTIONAL != 0 {
-                    break 'rounds Stop::Symbol;
-                }
-            }
-            let before = bits;
-            consume!(entry);
-            let distance = (entry >> 16) as usize + (lowest(before, entry) >> (entry >> 8 & 15)) as usize;
-            if distance > end - oldest {
-                break 'rounds Stop::Distance;
-            }
-            let to = end;
-            end += length;
-            // Before the copy, so that what depends on it need not wait.
-            refill!(window);
-            entry = literal_entry!();
-            copy(output, to, distance, length);
-            continue 'rounds;
+                end += matched;
+                output[end] = value as u8;
+                end += (entry / LITERAL & 1) as usize;
+                length = value;
+                last = entry;
+                due = select_unpredictable(entry & LENGTH != 0, distances, literals);
+            };
         }
-        // Of 56 bits at most 37 are used up: enough are left to look the next one up.
-        consume!(entry);
-        literal!(entry);
-        entry = literal_entry!();
-        refill!(window);
+        let mut window = &[0; AHEAD];
+        while let Some(next) = look_ahead(input, position + ahead, end) {
+            window = next;
+            position += ahead;
+            ahead = 0;
+            refill!(window);
+            step!();
+            step!();
+            refill!(window);
+            step!();
+            step!();
+        }
+        // Nobody else knows that a distance is due.
+        if last & LENGTH != 0 {
+            refill!(window);
+            step!();
+        }
+        Stop::Short
     };
     (state.position, state.end) = (position + ahead, end);
     (state.bits, state.count) = (bits, count & 63);
     stop
+}
+
+fn root(table: &[u32; TABLE_SIZE]) -> &[u32; ROOT_SIZE] {
+    table.first_chunk().expect("the root is in front")
 }
 
 /// What one round may look at, if there is as much, and room behind `end`.
@@ -237,8 +229,9 @@ fn look_ahead(input: &[u8], position: usize, end: usize) -> Option<&[u8; AHEAD]>
     input.get(position..)?.first_chunk()
 }
 
-/// Copies a match; may write up to 31 bytes too many.
-#[inline(always)]
+/// Copies a match that is longer than 32 bytes or than its distance; may write up to 31 bytes too many.
+#[cold]
+#[inline(never)]
 fn copy(output: &mut [u8; BUFFER], end: usize, distance: usize, length: usize) {
     let (mut from, mut to) = (end - distance, end);
     let stop = end + length;
@@ -277,4 +270,46 @@ fn copy_bytes<const N: usize>(output: &mut [u8; BUFFER], from: usize, to: usize)
     let mut bytes = [0; N];
     bytes.copy_from_slice(&output[from..from + N]);
     output[to..to + N].copy_from_slice(&bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HISTORY;
+    use crate::block::Inflate;
+
+    /// Nothing else here runs without the instructions of newer processors.
+    #[test]
+    fn every_processor_decodes_alike() {
+        let tables = Inflate::with_fixed_codes();
+        let mut random = 1_u64;
+        let mut byte = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 56) as u8
+        };
+        for round in 0..500 {
+            let input: Vec<u8> = (0..400).map(|_| byte()).collect();
+            let history: Vec<u8> = (0..BUFFER).map(|_| byte()).collect();
+            let decode = |run: fn(&Tables, &mut State<'_>) -> Stop| {
+                let mut output = history.clone();
+                let mut state = State {
+                    input: &input,
+                    position: 0,
+                    bits: 0,
+                    count: 0,
+                    output: output.first_chunk_mut().unwrap(),
+                    end: HISTORY + round,
+                    oldest: round * 64,
+                };
+                let stop = run(&tables, &mut state);
+                let (position, count, end) = (state.position, state.count, state.end);
+                let bits = state.bits & ((1 << count) - 1);
+                output.truncate(end);
+                (stop, position, bits, count, output)
+            };
+            let (plain, chosen) = (decode(run_any), decode(run));
+            assert!(plain.4.len() > HISTORY + round || plain.0 != Stop::Short, "round {round}");
+            assert!(plain == chosen, "round {round}: {:?} and {:?}", plain.0, chosen.0);
+        }
+    }
 }

@@ -3,26 +3,32 @@
 //! An entry is one word, so that what follows from it needs no second look:
 //!
 //! ```text
-//! literal   1 | literal (bits 16..24)              | length of the code (0..8)
-//! match     0 | base of the length or distance (16..31) | length of the code (8..12) | that and the extra bits (0..8)
-//! others    EXCEPTIONAL, and: SUBTABLE where (16..31), its bits (8..14), bits of the first table (0..8);
-//!           END of the block; or nothing, for a code that nothing stands for
+//! symbol    value, or base of the length or distance (17..32) | LITERAL, LENGTH or neither
+//!           | length of the code (8..14) | that and the extra bits (0..8)
+//! others    EXCEPTIONAL, and: SUBTABLE where (17..32), its bits (8..14), bits of the root (0..8);
+//!           END of the block (its code's length: 0..8); or nothing, for a code that nothing stands for
 //! ```
 
 use crate::error::Damage;
 
-pub(crate) const LITERAL: u32 = 1 << 31;
+/// A length: a distance follows.
+pub(crate) const LENGTH: u32 = 1 << 14;
 pub(crate) const EXCEPTIONAL: u32 = 1 << 15;
-pub(crate) const SUBTABLE: u32 = 1 << 14;
-pub(crate) const END: u32 = 1 << 13;
+pub(crate) const LITERAL: u32 = 1 << 16;
+/// These two go with [`EXCEPTIONAL`] only.
+pub(crate) const END: u32 = 1 << 14;
+pub(crate) const SUBTABLE: u32 = 1 << 16;
+/// Where the length of the code is, or the bits of the table below.
+pub(crate) const CODE_AT: u32 = 8;
+pub(crate) const VALUE_AT: u32 = 17;
 
-/// Bits of the first table, and entries of it and those below: as many as 288 codes of up to 15
-/// bits can need (2,342, zlib's `enough` for 11 bits), made a power of two.
-pub(crate) const LITERAL_BITS: u32 = 11;
-pub(crate) const LITERAL_SIZE: usize = 4096;
-/// The same for distances (402).
-pub(crate) const DISTANCE_BITS: u32 = 8;
-pub(crate) const DISTANCE_SIZE: usize = 512;
+/// Bits of the roots of both tables. More would push other things out of the cache, fewer lead to the tables
+/// below more often.
+pub(crate) const ROOT_BITS: u32 = 11;
+pub(crate) const ROOT_SIZE: usize = 1 << ROOT_BITS;
+/// Entries of the root and those below: as many as 288 codes of up to 15 bits can need (2,342, zlib's
+/// `enough` for 11 bits; distances need fewer), made a power of two.
+pub(crate) const TABLE_SIZE: usize = 4096;
 /// Bits of the longest code that describes code lengths.
 pub(crate) const LENGTH_BITS: u32 = 7;
 
@@ -40,7 +46,7 @@ const fn literals() -> [u32; 288] {
     let mut results = [EXCEPTIONAL; 288];
     let mut symbol = 0;
     while symbol < 256 {
-        results[symbol] = LITERAL | (symbol as u32) << 16;
+        results[symbol] = LITERAL | (symbol as u32) << VALUE_AT;
         symbol += 1;
     }
     results[256] = EXCEPTIONAL | END;
@@ -48,11 +54,11 @@ const fn literals() -> [u32; 288] {
     symbol = 257;
     while symbol < 285 {
         let extra = if symbol < 265 { 0 } else { (symbol as u32 - 261) / 4 };
-        results[symbol] = base << 16 | extra;
+        results[symbol] = base << VALUE_AT | LENGTH | extra;
         base += 1 << extra;
         symbol += 1;
     }
-    results[285] = 258 << 16;
+    results[285] = 258 << VALUE_AT | LENGTH;
     results
 }
 
@@ -62,7 +68,7 @@ const fn distances() -> [u32; 32] {
     let mut symbol = 0;
     while symbol < 30 {
         let extra = if symbol < 4 { 0 } else { (symbol as u32 - 2) / 2 };
-        results[symbol] = base << 16 | extra;
+        results[symbol] = base << VALUE_AT | extra;
         base += 1 << extra;
         symbol += 1;
     }
@@ -73,7 +79,7 @@ const fn lengths() -> [u32; 19] {
     let mut results = [0; 19];
     let mut symbol = 0;
     while symbol < 19 {
-        results[symbol] = (symbol as u32) << 16;
+        results[symbol] = (symbol as u32) << VALUE_AT;
         symbol += 1;
     }
     results
@@ -111,7 +117,11 @@ pub(crate) fn build(
         sorted[*place] = symbol as u16;
         *place += 1;
     }
-    let entry = |symbol: u16, length: u32| results[usize::from(symbol)] + (length << 8) + length;
+    let entry = |symbol: u16, length: u32| {
+        let result = results[usize::from(symbol)];
+        let code = if result & EXCEPTIONAL == 0 { length << CODE_AT } else { 0 };
+        result + code + length
+    };
     if left > 0 {
         if !may_be_sparse || codes > 1 || codes != counts[1] {
             return Err(Damage::Codes);
@@ -179,7 +189,8 @@ pub(crate) fn build(
                 used = (used << 1) + counts[bits as usize + sub_bits];
             }
             end = start + (1 << sub_bits);
-            table[prefix] = (start as u32) << 16 | EXCEPTIONAL | SUBTABLE | (sub_bits as u32) << 8 | bits;
+            table[prefix] =
+                (start as u32) << VALUE_AT | EXCEPTIONAL | SUBTABLE | (sub_bits as u32) << CODE_AT | bits;
         }
         let Some(symbol) = symbols.next() else { return Err(Damage::Codes) };
         let made = entry(symbol, length as u32 - bits);
@@ -205,9 +216,9 @@ fn next_code(code: usize, ones: usize) -> usize {
     (code & (bit - 1)) | bit
 }
 
-/// The entry of a table below the first, for bits behind those of the first.
+/// Where the entry of a table below the root is, for bits behind those of the root.
 pub(crate) fn subtable_index(entry: u32, bits: u64) -> usize {
-    (entry >> 16) as usize + (bits & ((1 << (entry >> 8 & 15)) - 1)) as usize
+    (entry >> VALUE_AT) as usize + (bits & ((1 << (entry >> CODE_AT & 15)) - 1)) as usize
 }
 
 #[cfg(test)]
@@ -217,14 +228,14 @@ mod tests {
     #[test]
     fn what_symbols_stand_for_is_as_rfc_1951_has_it() {
         // Section 3.2.5: codes 264, 265, 284; distance codes 3, 4, 29.
-        assert_eq!(LITERALS[264], 10 << 16);
-        assert_eq!(LITERALS[265], 11 << 16 | 1);
-        assert_eq!(LITERALS[284], 227 << 16 | 5);
-        assert_eq!(LITERALS[285], 258 << 16);
+        assert_eq!(LITERALS[264], 10 << VALUE_AT | LENGTH);
+        assert_eq!(LITERALS[265], 11 << VALUE_AT | LENGTH | 1);
+        assert_eq!(LITERALS[284], 227 << VALUE_AT | LENGTH | 5);
+        assert_eq!(LITERALS[285], 258 << VALUE_AT | LENGTH);
         assert_eq!(LITERALS[286], EXCEPTIONAL);
-        assert_eq!(DISTANCES[3], 4 << 16);
-        assert_eq!(DISTANCES[4], 5 << 16 | 1);
-        assert_eq!(DISTANCES[29], 24_577 << 16 | 13);
+        assert_eq!(DISTANCES[3], 4 << VALUE_AT);
+        assert_eq!(DISTANCES[4], 5 << VALUE_AT | 1);
+        assert_eq!(DISTANCES[29], 24_577 << VALUE_AT | 13);
         assert_eq!(DISTANCES[30], EXCEPTIONAL);
     }
 
@@ -232,7 +243,7 @@ mod tests {
     fn codes_are_those_of_the_example_in_rfc_1951() {
         // Section 3.2.2: lengths (3,3,3,3,3,2,4,4) give F=00, A=010, …, H=1111.
         let lengths = [3, 3, 3, 3, 3, 2, 4, 4];
-        let results: Vec<u32> = (0..8).map(|symbol| symbol << 16).collect();
+        let results: Vec<u32> = (0..8).map(|symbol| symbol << VALUE_AT).collect();
         for bits in [3, 4, 7] {
             let mut table = [0; 256];
             build(&mut table, bits, &lengths, &results, false).unwrap();
@@ -240,10 +251,10 @@ mod tests {
             {
                 let stream = code.chars().rev().fold(0_u64, |bits, bit| bits << 1 | u64::from(bit == '1'));
                 let mut entry = table[(stream & ((1 << bits) - 1)) as usize];
-                if entry & SUBTABLE != 0 {
+                if entry & EXCEPTIONAL != 0 {
                     entry = table[subtable_index(entry, stream >> bits)];
                 }
-                assert_eq!(entry >> 16, symbol as u32, "{code} with {bits} bits");
+                assert_eq!(entry >> VALUE_AT, symbol as u32, "{code} with {bits} bits");
             }
         }
     }

@@ -12,9 +12,9 @@ pub const HISTORY: usize = 32 << 10;
 /// Bytes to fill behind the history: large enough that handing over costs nothing, small enough to
 /// stay in the cache of a core.
 const FILL: usize = 128 << 10;
-/// Room behind them, so that decoding need not look at the end of the buffer for every byte: the
-/// longest match, three literals before it, and what its copy may write too much.
-const SLACK: usize = 512;
+/// Room behind them, so that decoding need not look at the end of the buffer for every byte: three
+/// matches, the symbols between them, and what a copy may write too much.
+const SLACK: usize = 1024;
 /// Bytes of a buffer.
 pub const BUFFER: usize = HISTORY + FILL + SLACK;
 
@@ -136,4 +136,4 @@ fn fitting<E>(buffer: Result<Vec<u8>, E>) -> Result<Vec<u8>, Error<E>> {
     Ok(buffer)
 }
 
-const _: () = assert!(SLACK > 3 + MATCH + 32);
+const _: () = assert!(SLACK > 3 * MATCH + 4 + 32);
