@@ -100,7 +100,7 @@ fn run_wide(tables: &Tables, state: &mut State<'_>) -> Stop {
         tables,
         state,
         #[inline(always)]
-        |bits, count| std::arch::x86_64::_bzhi_u64(bits, count.into()),
+        |bits, count| std::arch::x86_64::_bzhi_u64(bits, count),
     )
 }
 

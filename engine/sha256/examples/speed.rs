@@ -9,7 +9,7 @@ const PIECE: usize = 256 << 10;
 const PIECES: usize = 2_000;
 
 fn in_turns(piece: &Bytes) {
-    let mut streams = [Stream::new(), Stream::new()];
+    let mut streams = [Stream::new(PIECE), Stream::new(PIECE)];
     for _ in 0..PIECES / 2 {
         for stream in &mut streams {
             stream.update(piece.clone());

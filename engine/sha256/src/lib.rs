@@ -3,7 +3,7 @@
 //! A processor's SHA instructions wait for each other: one stream keeps them busy half of the time. Two
 //! streams, block by block in turns, take little longer than one. So whoever has a piece of a stream to
 //! hash looks whether a piece of another stream waits, and hashes both; where none does, it leaves its own
-//! piece to wait, and hashes it alone only when the next piece comes.
+//! piece to wait, and hashes it alone only when too much waits.
 //!
 //! ```text
 //! thread of stream A   update(a1) ─▶ a1 waits              update(a2) ─▶ …
@@ -22,29 +22,27 @@ use bytes::Bytes;
 use pool::POOL;
 use work::Work;
 
-/// Longest piece that is left to wait, in bytes. Only one of a stream is: who makes the pieces may have to
-/// get them back before it can make more.
-pub const MAX_WAITING: usize = 320 << 10;
-
 /// A stream being hashed.
 #[derive(Debug)]
 pub struct Stream {
     id: u64,
+    waiting: usize,
 }
 
 impl Stream {
-    #[allow(clippy::new_without_default)] // It takes a place among the others.
-    pub fn new() -> Self {
-        Self { id: POOL.enter(Work::new()) }
+    /// Up to `waiting` bytes of the stream are left to wait for a piece of another one. More than what comes in
+    /// one turn of its thread finds more company; but who makes the pieces must be able to do without those.
+    pub fn new(waiting: usize) -> Self {
+        Self { id: POOL.enter(Work::new()), waiting }
     }
 
-    /// Takes the next piece of the stream. One that is not longer than [`MAX_WAITING`] may be held until
-    /// the next call of this, or of [`Self::finish`].
+    /// Takes the next piece of the stream, which may be held until others have come, or until
+    /// [`Self::finish`].
     pub fn update(&mut self, piece: Bytes) {
         let mut work = POOL.take(self.id);
         work.push(piece);
         POOL.hash_with_others(&mut work);
-        while work.pieces() > 1 || work.waiting() > MAX_WAITING {
+        while work.waiting() > self.waiting {
             work.hash_first();
         }
         POOL.put(self.id, work);

@@ -6,8 +6,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::work::{BLOCK, Work};
 
 /// All streams of this process: those of different images are as good for each other as those of one.
-pub(super) static POOL: Pool =
-    Pool { streams: Mutex::new(Streams { next: 0, places: BTreeMap::new() }), put: Condvar::new() };
+pub(super) static POOL: Pool = Pool {
+    streams: Mutex::new(Streams { next: 0, places: BTreeMap::new(), waiters: 0 }),
+    put: Condvar::new(),
+};
 
 pub(super) struct Pool {
     streams: Mutex<Streams>,
@@ -19,6 +21,8 @@ struct Streams {
     next: u64,
     /// `None` while a thread has the stream.
     places: BTreeMap<u64, Option<Work>>,
+    /// Threads that wait for `put`: rarely one, and telling nobody costs a system call.
+    waiters: usize,
 }
 
 impl Pool {
@@ -44,7 +48,9 @@ impl Pool {
             if let Some(work) = place.take() {
                 return work;
             }
+            streams.waiters += 1;
             streams = self.put.wait(streams).unwrap_or_else(PoisonError::into_inner);
+            streams.waiters -= 1;
         }
     }
 
@@ -55,9 +61,12 @@ impl Pool {
             Some(place) => place.replace(work),
             None => Some(work),
         };
+        let is_awaited = streams.waiters > 0;
         drop(streams);
         drop(gone);
-        self.put.notify_all();
+        if is_awaited {
+            self.put.notify_all();
+        }
     }
 
     /// Hashes a stream that was taken together with others that wait, for as long as there are any.

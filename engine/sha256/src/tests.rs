@@ -2,7 +2,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::{MAX_WAITING, Stream};
+use super::Stream;
+
+const WAITING: usize = 320 << 10;
 
 fn content(length: usize, seed: u8) -> Vec<u8> {
     let mut value = u64::from(seed) + 1;
@@ -19,7 +21,7 @@ fn expected(pieces: &[Vec<u8>]) -> [u8; 32] {
 }
 
 fn hash(pieces: &[Vec<u8>]) -> [u8; 32] {
-    let mut stream = Stream::new();
+    let mut stream = Stream::new(WAITING);
     for piece in pieces {
         stream.update(Bytes::from(piece.clone()));
     }
@@ -52,7 +54,7 @@ fn many_threads_hash_each_others_pieces() {
     std::thread::scope(|scope| {
         for seed in 0..8 {
             scope.spawn(move || {
-                let lengths = [64, 1, 100_000, MAX_WAITING + 17, 63, 0, 262_144, 5, 400_000, 127];
+                let lengths = [64, 1, 100_000, WAITING + 17, 63, 0, 262_144, 5, 400_000, 127];
                 let pieces: Vec<_> = (0..60_u8)
                     .map(|index| content(lengths[usize::from(index + seed) % lengths.len()], index ^ seed))
                     .collect();
@@ -64,7 +66,7 @@ fn many_threads_hash_each_others_pieces() {
 
 #[test]
 fn a_stream_that_is_given_up_is_in_nobodys_way() {
-    let (mut left, mut kept) = (Stream::new(), Stream::new());
+    let (mut left, mut kept) = (Stream::new(WAITING), Stream::new(WAITING));
     left.update(content(100_000, 1).into());
     let pieces = [content(50_000, 2), content(120_000, 3)];
     kept.update(pieces[0].clone().into());
@@ -74,8 +76,9 @@ fn a_stream_that_is_given_up_is_in_nobodys_way() {
 }
 
 #[test]
-fn one_piece_waits_and_no_more() {
-    let mut stream = Stream::new();
+fn so_much_waits_and_no_more() {
+    const PIECE: usize = 80 << 10;
+    let mut stream = Stream::new(WAITING);
     let owner = std::sync::Arc::new(());
     struct Held(Vec<u8>, #[allow(dead_code)] std::sync::Arc<()>);
     impl AsRef<[u8]> for Held {
@@ -83,10 +86,10 @@ fn one_piece_waits_and_no_more() {
             &self.0
         }
     }
-    let piece = || Bytes::from_owner(Held(content(MAX_WAITING / 4, 1), std::sync::Arc::clone(&owner)));
+    let piece = || Bytes::from_owner(Held(content(PIECE, 1), std::sync::Arc::clone(&owner)));
     for _ in 0..64 {
         stream.update(piece());
-        assert!(std::sync::Arc::strong_count(&owner) <= 2);
+        assert!(std::sync::Arc::strong_count(&owner) <= 1 + WAITING / PIECE);
     }
     let _digest = stream.finish();
     assert_eq!(std::sync::Arc::strong_count(&owner), 1);
@@ -96,7 +99,7 @@ proptest! {
     /// Pieces of several streams, in any order.
     #[test]
     fn streams_in_turns(turns in proptest::collection::vec((0_usize..3, 0_usize..3_000, any::<u8>()), 0..40)) {
-        let mut streams = [Stream::new(), Stream::new(), Stream::new()];
+        let mut streams = [0, WAITING, 1_000].map(Stream::new);
         let mut pieces = [const { Vec::new() }; 3];
         for (stream, length, seed) in turns {
             let piece = content(length, seed);

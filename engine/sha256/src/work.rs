@@ -47,10 +47,6 @@ impl Work {
         }
     }
 
-    pub(super) fn pieces(&self) -> usize {
-        self.pieces.len()
-    }
-
     /// Bytes of the pieces that are not hashed yet.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

@@ -28,6 +28,8 @@ use crate::rootfs::LayerSink;
 const UNDER_WAY: usize = 512 << 10;
 /// Pieces on their way to the pump, small ones of a slow network.
 const PIECES: usize = 16;
+/// Bytes of them that may wait to be hashed: no large piece, which would take room from the next.
+const WAITING: usize = 64 << 10;
 /// Bytes read from the disk at a time.
 const PIECE: usize = 128 << 10;
 /// When the flattener refuses a layer, so much more is fetched to learn whether the bytes are the
@@ -320,7 +322,7 @@ impl Transfer<'_> {
     async fn intact(&self, file: &File, length: u64) -> Result<bool> {
         let (file, cancel) = (file.try_clone().map_err(|error| self.disk(error))?, self.cancel.clone());
         let found = tokio::task::spawn_blocking(move || -> io::Result<Digest> {
-            let mut hash = Stream::new();
+            let mut hash = Stream::new(WAITING);
             each_piece(file, length, |piece| {
                 hash.update(piece);
                 if cancel.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
@@ -380,7 +382,7 @@ impl Pump {
         cancel: &CancellationToken,
     ) -> Self {
         Self {
-            hash: Stream::new(),
+            hash: Stream::new(WAITING),
             keep,
             replay: None,
             sink: Some(sink.bytes.clone()),

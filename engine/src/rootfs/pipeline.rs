@@ -32,9 +32,10 @@ use super::jail::Jail;
 use super::layer::{self, Budget};
 use super::tar::Source;
 
-/// Buffers of one layer: one being filled, one that it goes on from, one being read, one waiting to be
-/// hashed, two between.
-const BUFFERS: usize = 6;
+/// Buffers of one layer that wait to be hashed: what its thread reads in one turn.
+const WAITING: usize = 4;
+/// Buffers of one layer: one being filled, one that it goes on from, one being read, two between, and those.
+const BUFFERS: usize = 5 + WAITING;
 /// The ratio of a bomb is looked at only when it has some size.
 const RATIO_FREE: u64 = 64 << 20;
 
@@ -84,7 +85,7 @@ impl LayerJob {
                 .name("layer-unpack".into())
                 .spawn_scoped(scope, unpack)
                 .map_err(LayerError::Thread)?;
-            let hash = diff_id.is_some().then(Stream::new);
+            let hash = diff_id.is_some().then(|| Stream::new(WAITING * vmdeck_inflate::BUFFER));
             let source = ChunkSource { chunks, rest: Some(Bytes::new()), hash };
             let read = read(source, diff_id, formatter, budget, bottom, &cancel);
             // Its channels are closed now, so that the other thread cannot wait for ever.
