@@ -100,11 +100,11 @@ impl Engine {
             images.clone(),
             kernels.clone(),
             Arc::clone(&vmm),
-        )?;
+        );
         operations.reconcile().await?;
         vms.establish().await?;
         // The first picture is one of what is true.
-        let publisher = Publisher::start(&data, store, operations.clone())?;
+        let publisher = Publisher::start(&data, store, operations.clone());
         Ok(Self { shared: Arc::new(Shared { data, operations, images, kernels, vms, vmm, publisher }) })
     }
 
@@ -144,6 +144,11 @@ impl Engine {
     /// Everything there is, live, whichever process changes it.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.shared.publisher.subscribe()
+    }
+
+    /// The same, with changes of the process' first seconds somewhat later: it ends sooner.
+    pub fn subscribe_relaxed(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.publisher.subscribe_relaxed()
     }
 
     /// Cancels this process's operations and waits for them to clean up. Machines go on running.

@@ -3,12 +3,15 @@
 //! The [`Publisher`] sleeps until the store changes (by this process or another), compares the
 //! generation numbers, reads only the tables that changed and publishes a new [`Snapshot`]. Progress
 //! is not part of the picture: a snapshot holds the counters themselves, which go on moving.
+//!
+//! While nobody looks at pictures, as in most commands of a script, none are made.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
@@ -52,13 +55,22 @@ pub struct OperationView {
 #[derive(Debug)]
 pub struct Publisher {
     receiver: watch::Receiver<Arc<Snapshot>>,
+    subscribed: Arc<Subscribed>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What the task is told of those who look.
+#[derive(Debug, Default)]
+struct Subscribed {
+    /// There is a new one.
+    another: Notify,
+    /// One of them wants to see changes at once.
+    promptly: AtomicBool,
 }
 
 impl Publisher {
     /// Must be called within a tokio runtime.
-    pub fn start(data: &DataDirectory, store: Store, operations: Operations) -> Result<Self> {
-        let changes = ChangeWatch::new(&data.database())?;
+    pub fn start(data: &DataDirectory, store: Store, operations: Operations) -> Self {
         let (sender, receiver) = watch::channel(Arc::default());
         let source = Source {
             root: data.root().to_owned(),
@@ -69,12 +81,22 @@ impl Publisher {
             settled: Arc::default(),
             current: Snapshot::default(),
         };
-        let task = tokio::spawn(publish(source, changes, sender));
-        Ok(Self { receiver, task })
+        let subscribed = Arc::<Subscribed>::default();
+        let task =
+            tokio::spawn(publish(source, ChangeWatch::new(data.database()), Arc::clone(&subscribed), sender));
+        Self { receiver, subscribed, task }
     }
 
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.receiver.clone()
+        self.subscribed.promptly.store(true, Ordering::Relaxed);
+        self.subscribe_relaxed()
+    }
+
+    /// For whoever need not see changes of the first seconds at once: see [`ChangeWatch`].
+    pub fn subscribe_relaxed(&self) -> watch::Receiver<Arc<Snapshot>> {
+        let receiver = self.receiver.clone();
+        self.subscribed.another.notify_one();
+        receiver
     }
 }
 
@@ -84,13 +106,22 @@ impl Drop for Publisher {
     }
 }
 
-async fn publish(mut source: Source, mut changes: ChangeWatch, sender: watch::Sender<Arc<Snapshot>>) {
+async fn publish(
+    mut source: Source,
+    mut changes: ChangeWatch,
+    subscribed: Arc<Subscribed>,
+    sender: watch::Sender<Arc<Snapshot>>,
+) {
     loop {
+        // One receiver is the publisher's own.
+        let has_subscribers = sender.receiver_count() > 1;
+        if subscribed.promptly.load(Ordering::Relaxed) {
+            changes.begin();
+        }
         if let Err(error) = source.operations.obey_cancel_requests().await {
             tracing::warn!(%error, "cancel requests could not be read");
         }
-        // Nobody watches a headless run's picture but the one receiver the publisher itself keeps.
-        if sender.receiver_count() > 1 || source.current.generation == 0 {
+        if has_subscribers {
             match source.refresh().await {
                 Ok(true) => {
                     sender.send_replace(Arc::new(source.current.clone()));
@@ -98,9 +129,13 @@ async fn publish(mut source: Source, mut changes: ChangeWatch, sender: watch::Se
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the store could not be read"),
             }
+            tokio::time::sleep(PERIOD).await;
         }
-        tokio::time::sleep(PERIOD).await;
-        if let Err(error) = changes.changed().await {
+        let changed = tokio::select! {
+            changed = changes.changed() => changed,
+            () = subscribed.another.notified() => Ok(()),
+        };
+        if let Err(error) = changed {
             tracing::error!(%error, "changes of the store can no longer be watched");
             return;
         }

@@ -152,8 +152,10 @@ impl Context {
     /// Shows an operation's progress while it runs, and cancels it on SIGINT, SIGTERM and SIGHUP.
     pub(crate) async fn follow<T: Send + 'static>(&self, mut task: Task<T>) -> Result<T> {
         let operation = task.operation().clone();
-        let display =
-            progress::Display::start(&self.engine, self.output, self.told.clone(), operation.id().clone());
+        // Nothing would be told.
+        let display = (!self.output.quiet() || self.output.format() == OutputFormat::Ndjson).then(|| {
+            progress::Display::start(&self.engine, self.output, self.told.clone(), operation.id().clone())
+        });
         let mut interrupt = interrupt::Interrupt::new()?;
         let result = loop {
             tokio::select! {
@@ -168,7 +170,9 @@ impl Context {
                 }
             }
         };
-        display.finish().await;
+        if let Some(display) = display {
+            display.finish().await;
+        }
         result
     }
 }

@@ -71,7 +71,7 @@ pub(crate) struct Display {
 impl Display {
     pub(crate) fn start(engine: &Engine, output: Output, told: Told, operation: OperationId) -> Self {
         let (stop, mut stopped) = oneshot::channel();
-        let mut snapshots = engine.subscribe();
+        let mut snapshots = engine.subscribe_relaxed();
         let mut screen = Screen::new(output, told);
         let task = tokio::spawn(async move {
             let mut tick = tokio::time::interval(PERIOD);

@@ -12,7 +12,7 @@
 //! through a folder of this host, so that owners, modes, devices, links and attributes are what the
 //! layers say, whoever runs this. Content that an upper layer hides is cut out of the image again.
 //!
-//! What one layer costs while it streams: two threads, 1.4 MiB of buffers, four packed pieces as
+//! What one layer costs while it streams: two threads, 1.1 MiB of buffers, four packed pieces as
 //! large as the sender makes them, the ext4 writer's arena, and for zstd its window (8 MiB below
 //! level 20). Its list of entries, about 150 bytes each, stays until the layers below it are complete. How
 //! many layers stream at the same time is the caller's choice.

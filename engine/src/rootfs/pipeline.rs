@@ -33,7 +33,7 @@ use super::layer::{self, Budget};
 use super::tar::Source;
 
 /// Buffers of one layer that wait to be hashed: what its thread reads in one turn.
-const WAITING: usize = 4;
+const WAITING: usize = 2;
 /// Buffers of one layer: one being filled, one that it goes on from, one being read, two between, and those.
 const BUFFERS: usize = 5 + WAITING;
 /// The ratio of a bomb is looked at only when it has some size.

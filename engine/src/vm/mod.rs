@@ -152,7 +152,7 @@ impl VmService {
         images: ImageService,
         kernels: KernelService,
         vmm: Arc<dyn Vmm>,
-    ) -> Result<Self> {
+    ) -> Self {
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
             lan: lan::Keeper::new(data.clone()),
@@ -168,8 +168,8 @@ impl VmService {
             channels: Channels::default(),
             _closing: closing.clone().drop_guard(),
         });
-        supervise::spawn(&shared, closing)?;
-        Ok(Self { shared })
+        supervise::spawn(&shared, closing);
+        Self { shared }
     }
 
     pub async fn list(&self) -> Result<Vec<Vm>> {

@@ -120,8 +120,8 @@ async fn look_after(shared: &Shared, vm: &Vm) -> Result<bool> {
 }
 
 /// Starts the task; it ends with the service. Must be called within a tokio runtime.
-pub(super) fn spawn(shared: &Arc<Shared>, closing: CancellationToken) -> Result<()> {
-    let changes = ChangeWatch::new(&shared.data.database())?;
+pub(super) fn spawn(shared: &Arc<Shared>, closing: CancellationToken) {
+    let changes = ChangeWatch::new(shared.data.database());
     let supervisor = Supervisor {
         shared: Arc::downgrade(shared),
         generation: None,
@@ -135,7 +135,6 @@ pub(super) fn spawn(shared: &Arc<Shared>, closing: CancellationToken) -> Result<
             () = supervisor.run(changes) => {}
         }
     });
-    Ok(())
 }
 
 struct Supervisor {

@@ -42,7 +42,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// wants to start another one waits. Must be called within a tokio runtime.
 pub async fn run(data: DataDirectory) -> Result<()> {
     let lock = keeper::become_the_switch(&data)?;
-    let mut changes = ChangeWatch::new(&data.database())?;
+    let mut changes = ChangeWatch::new(data.database());
+    changes.begin();
     let store = Store::open(&data.database())?;
     let mut switch = Switch {
         data,

@@ -113,7 +113,7 @@ async fn a_stop_ends_a_boot_of_another_process() {
     here.create("a").await.unwrap();
     // Requests of other processes are heard by the publisher.
     let _publisher =
-        crate::snapshot::Publisher::start(&here.data, here.store.clone(), here.operations.clone()).unwrap();
+        crate::snapshot::Publisher::start(&here.data, here.store.clone(), here.operations.clone());
     let mut start = here.vms.start("a", None);
     let run = until_booting(&there, "a").await;
     let error = there.vms.delete("a", false, None).wait().await.unwrap_err();

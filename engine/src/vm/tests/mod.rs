@@ -85,8 +85,7 @@ impl Deck {
         let operations = Operations::new(store.clone()).unwrap();
         let images = ImageService::new(data.clone(), store.clone(), operations.clone());
         let kernels = KernelService::new(data.clone(), store.clone(), operations.clone());
-        let vms =
-            VmService::new(data.clone(), store.clone(), operations.clone(), images, kernels, vmm).unwrap();
+        let vms = VmService::new(data.clone(), store.clone(), operations.clone(), images, kernels, vmm);
         Process { data, store, operations, vms }
     }
 
