@@ -71,12 +71,15 @@ fn random_hex() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Characters of the longest name.
+pub const LONGEST_NAME: usize = 63;
+
 /// Checks a name a user gives to an image, kernel or machine.
 ///
 /// Letters, digits, `.`, `_`, `-` and `+`, 1 … 63 characters, the first a letter or digit: what is at
 /// once a safe file name, and (for machines) close enough to a host name.
 pub fn check_name(noun: &str, name: &str) -> Result<()> {
-    let fits = (1..=63).contains(&name.len())
+    let fits = (1..=LONGEST_NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'))
         && name.as_bytes()[0].is_ascii_alphanumeric();
     if fits {

@@ -62,6 +62,11 @@ pub(crate) struct PullArguments {
     #[arg(long)]
     pub(crate) name: Option<String>,
 
+    /// Take the place of an image of that name, as when a tag has moved; machines made of it keep it, under
+    /// another name
+    #[arg(long)]
+    pub(crate) replace: bool,
+
     /// Allow plain HTTP for a registry that is not on the loopback interface
     #[arg(long)]
     pub(crate) plain_http: bool,

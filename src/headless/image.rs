@@ -36,9 +36,18 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
             let request = PullImage {
                 reference: arguments.reference,
                 name: arguments.name,
+                replace: arguments.replace,
                 plain_http: arguments.plain_http,
             };
-            print(context, context.follow(images.pull(request, None)).await?)?;
+            let before = if request.replace { images.list().await? } else { Vec::new() };
+            let image = context.follow(images.pull(request, None)).await?;
+            for kept in images.list().await?.iter().filter(|_| !before.is_empty()) {
+                if before.iter().any(|image| image.id == kept.id && image.name != kept.name) {
+                    let text = format!("the image before is `{}` now: machines are made of it", kept.name);
+                    context.output.message(&text);
+                }
+            }
+            print(context, image)?;
         }
         ImageCommand::Register(arguments) => {
             let request = RegisterImage {

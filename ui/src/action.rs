@@ -56,6 +56,7 @@ pub enum Action {
     FullConsole,
     Shell,
     PullImage,
+    UpdateImage,
     RegisterImage,
     PromoteImage,
     ExportImage,
@@ -202,6 +203,7 @@ pub const ACTIONS: &[ActionInfo] = &[
     row(Vms, Action::DeleteVm, "delete-vm", "delete", "Delete the machines with their disks", Destroys, 6),
 
     row(Images, Action::PullImage, "pull-image", "pull", "Get an image from a registry, a folder or an archive", Changes, 1),
+    row(Images, Action::UpdateImage, "update-image", "update", "Pull the images again from where they came, and replace what has changed there", Changes, 8),
     row(Images, Action::BootImage, "boot-image", "boot", "Make a machine from the selected image", Changes, 2),
     row(Images, Action::PromoteImage, "promote-image", "promote", "Copy a registered image into vmdeck's own data", Changes, 3),
     row(Images, Action::RegisterImage, "register-image", "register", "Record files of this host as an image, untouched", Changes, 4),

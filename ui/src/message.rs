@@ -149,6 +149,11 @@ pub enum Command {
         reference: String,
         name: Option<String>,
     },
+    /// Pulls an image again, and takes what its reference leads to by now.
+    UpdateImage {
+        name: String,
+        reference: String,
+    },
     DeleteImage {
         name: String,
     },
@@ -204,6 +209,7 @@ impl Command {
     pub fn describe(&self) -> String {
         match self {
             Self::PullImage { reference, .. } => format!("pull {reference}"),
+            Self::UpdateImage { name, .. } => format!("update image {name}"),
             Self::DeleteImage { name } => format!("delete image {name}"),
             Self::RegisterImage(request) => format!("register {}", request.name),
             Self::PromoteImage(request) => match &request.new_name {

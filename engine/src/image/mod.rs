@@ -90,6 +90,9 @@ pub struct PullImage {
     pub reference: String,
     /// Name of the new image; by default the last part of the repository's name.
     pub name: Option<String>,
+    /// Take the place of an image of that name that has other content: it is deleted, or where machines use it,
+    /// named after its digest.
+    pub replace: bool,
     /// Allow plain HTTP for a registry that is not on the loopback interface.
     pub plain_http: bool,
 }

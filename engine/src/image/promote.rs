@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::copy::copy_sparse;
 use super::flatten::{INITRD, KERNEL, MODULES, ROOTFS, WORK_SEED, blocking};
-use super::publish::{Replacing, managed_files, publish};
+use super::publish::{Replaced, Replacing, managed_files, publish};
 use super::record::Image;
+use super::remove::remove_folder;
 use super::text::bytes;
 use super::{ImageService, inspect, seed};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::identifier::{ImageId, check_name};
+use crate::identifier::{ImageId, check_name, list_names};
 use crate::keys::installation_key;
 use crate::operation::progress::ProgressUnit;
 use crate::operation::record::OperationKind;
@@ -51,7 +52,7 @@ impl ImageService {
         let _name = self.shared.names.acquire(&name, &cancel).await?;
         let replacing = if name == source.name {
             self.check_unused(&source).await?;
-            Replacing::Image(source.id.clone())
+            Replacing::Unmanaged(source.id.clone())
         } else {
             if self.by_name(&name).await?.is_some() {
                 return Err(store::images::name_taken(&name));
@@ -167,6 +168,27 @@ impl ImageService {
         if operation.cancelled().is_cancelled() {
             return Err(Error::cancelled());
         }
-        publish(&self.shared.store, &self.shared.data, folder, image, replacing).await
+        let (image, replaced) =
+            publish(&self.shared.store, &self.shared.data, folder, image, replacing).await?;
+        self.settle_replaced(replaced, operation).await?;
+        Ok(image)
+    }
+
+    /// What is left to do of the image whose name another one took.
+    pub(super) async fn settle_replaced(&self, replaced: Replaced, operation: &Operation) -> Result<()> {
+        match replaced {
+            Replaced::Nothing | Replaced::Deleted { content: None } => Ok(()),
+            Replaced::Deleted { content: Some(content) } => {
+                let folder = self.shared.data.image(&content);
+                blocking(move || remove_folder(folder)).await
+            }
+            Replaced::SetAside { name, machines } => {
+                let machines = list_names(&machines);
+                operation
+                    .log(format!("the image before is `{name}` now, which {machines} are made of"))
+                    .await;
+                Ok(())
+            }
+        }
     }
 }

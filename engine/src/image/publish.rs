@@ -12,7 +12,7 @@ use super::flatten::{INITRD, KERNEL, MODULES, RECORD, ROOTFS, WORK_SEED};
 use super::record::{Image, ImageFiles};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::identifier::ImageId;
+use crate::identifier::{ImageId, LONGEST_NAME};
 use crate::store::{self, Store};
 
 /// Writes the record of an image beside its files and syncs all that must survive. Blocking.
@@ -52,7 +52,20 @@ fn files_in(staged: &Path, named: &Path) -> ImageFiles {
 pub(crate) enum Replacing {
     Nothing,
     /// An unmanaged image of the same name, which no machine may use.
-    Image(ImageId),
+    Unmanaged(ImageId),
+    /// Whatever image has the name. Machines made of it keep it, under another name.
+    Older(ImageId),
+}
+
+/// What became of the image whose name the new one took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    #[default]
+    Nothing,
+    /// Nothing used it; its files are nobody's any more, unless another name shares them.
+    Deleted { content: Option<ImageId> },
+    /// These machines go on with it.
+    SetAside { name: String, machines: Vec<String> },
 }
 
 /// Publishes `folder` as the files of `image`, whose `content_id` is new.
@@ -68,7 +81,7 @@ pub(crate) async fn publish(
     folder: PathBuf,
     image: Image,
     replacing: Replacing,
-) -> Result<Image> {
+) -> Result<(Image, Replaced)> {
     let content =
         image.content_id.clone().ok_or_else(|| Error::failed("only managed images are published"))?;
     let (root, images, target) = (data.root().to_owned(), data.images(), data.image(&content));
@@ -76,10 +89,10 @@ pub(crate) async fn publish(
     let place = target.clone();
     let published = store
         .transaction(move |transaction| {
-            make_room(transaction, &root, &image.name, &replacing)?;
+            let replaced = make_room(transaction, &root, &image.name, &replacing)?;
             if let Some(image) = sharing(transaction, &root, &image)? {
                 store::images::insert(transaction, &root, &image)?;
-                return Ok(image);
+                return Ok((image, replaced));
             }
             let fail = |error| Error::io(format!("cannot publish the image as `{}`", target.display()), error);
             fs::rename(&source, &target).map_err(fail)?;
@@ -94,7 +107,7 @@ pub(crate) async fn publish(
                 }
                 return Err(error);
             }
-            Ok(image)
+            Ok((image, replaced))
         })
         .await;
     if published.is_err() && place.exists() {
@@ -115,33 +128,65 @@ fn make_room(
     root: &Path,
     name: &str,
     replacing: &Replacing,
-) -> Result<()> {
+) -> Result<Replaced> {
     let Some(there) = store::images::by_name(transaction, root, name)? else {
         return match replacing {
-            Replacing::Nothing => Ok(()),
+            Replacing::Nothing | Replacing::Older(_) => Ok(Replaced::Nothing),
             // Who deleted it meanwhile does not want it back.
-            Replacing::Image(_) => Err(Error::not_found(format!("the image `{name}` was deleted meanwhile"))
-                .with_hint("register its files again, and promote that image")),
+            Replacing::Unmanaged(_) => {
+                Err(Error::not_found(format!("the image `{name}` was deleted meanwhile"))
+                    .with_hint("register its files again, and promote that image"))
+            }
         };
     };
-    if *replacing != Replacing::Image(there.id.clone()) || there.managed {
-        return Err(store::images::name_taken(name));
-    }
     let machines = store::images::used_by(transaction, &there.id)?;
-    if !machines.is_empty() {
-        return Err(store::images::in_use(name, &machines));
+    match replacing {
+        Replacing::Unmanaged(id) if *id == there.id && !there.managed => {
+            if !machines.is_empty() {
+                return Err(store::images::in_use(name, &machines));
+            }
+        }
+        Replacing::Older(id) if *id == there.id => {
+            if !machines.is_empty() {
+                let name = set_aside(transaction, root, there)?;
+                return Ok(Replaced::SetAside { name, machines });
+            }
+        }
+        _ => return Err(store::images::name_taken(name)),
     }
-    store::images::delete(transaction, &there).map(|_| ())
+    let last = store::images::delete(transaction, &there)?;
+    Ok(Replaced::Deleted { content: there.content_id.filter(|_| last) })
+}
+
+/// Gives an image a name that says what it was, and returns that.
+fn set_aside(transaction: &store::Transaction<'_>, root: &Path, image: Image) -> Result<String> {
+    let digest = image.digest.as_deref().and_then(|digest| digest.strip_prefix("sha256:"));
+    let marks = [digest.map(|hex| hex.chars().take(12).collect()), Some(image.id.as_str().to_owned())];
+    for mark in marks.into_iter().flatten() {
+        let name: String = image.name.chars().take(LONGEST_NAME - 1 - mark.len()).collect();
+        let name = format!("{name}-{mark}");
+        if store::images::by_name(transaction, root, &name)?.is_none() {
+            store::images::rename(transaction, root, &image, &name)?;
+            return Ok(name);
+        }
+    }
+    Err(store::images::name_taken(&image.name))
 }
 
 /// Gives the files of an image of the same digest another name, if there is one.
-pub(crate) async fn share(store: &Store, data: &DataDirectory, image: Image) -> Result<Option<Image>> {
+pub(crate) async fn share(
+    store: &Store,
+    data: &DataDirectory,
+    image: Image,
+    replacing: Replacing,
+) -> Result<Option<(Image, Replaced)>> {
     let root = data.root().to_owned();
     store
         .transaction(move |transaction| {
             let Some(image) = sharing(transaction, &root, &image)? else { return Ok(None) };
+            let replaced = make_room(transaction, &root, &image.name, &replacing)?;
             store::images::insert(transaction, &root, &image)?;
-            Ok(Some(image))
+            Ok(Some((image, replaced)))
         })
         .await
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! name's lock ─▶ resolve ─▶ content's lock ─▶ download ─▶ write ─▶ publish
-//!      │            └ name is there: same digest → done, another → conflict
+//!      │            └ name is there: same digest → done, another → conflict, or to be replaced
 //!      └ waited for the same reference: its result is ours
 //!                                   └ same digest is there: shared, done
 //! ```
@@ -39,6 +39,14 @@ use crate::space;
 use crate::staging::Staging;
 use crate::store;
 
+/// A reference that leads to a bundle.
+#[derive(Clone, Copy)]
+struct Bundle<'a> {
+    reference: &'a ImageReference,
+    location: &'a BundleLocation,
+    digest: Option<Digest>,
+}
+
 impl ImageService {
     pub(super) async fn run_pull(self, request: PullImage, operation: Operation) -> Result<Image> {
         let reference = self.resolve_reference(&request.reference).await?;
@@ -62,11 +70,13 @@ impl ImageService {
             return match there {
                 // Pinned, or a file that is known by its name alone: nothing tells more before it is
                 // fetched as a whole.
-                Some(image) if was_pulled_from(&image, &reference) => Ok(image),
-                Some(image) => Err(store::images::other_content(&image, &request.reference, None)),
-                None => {
-                    let (location, digest) = (location.clone(), *digest);
-                    self.pull_bundle(name, &reference, location, digest, request.plain_http, &operation).await
+                Some(image) if !request.replace && was_pulled_from(&image, &reference) => Ok(image),
+                Some(image) if !request.replace => {
+                    Err(store::images::other_content(&image, &request.reference, None))
+                }
+                there => {
+                    let bundle = Bundle { reference: &reference, location, digest: *digest };
+                    self.pull_bundle(name, bundle, there, request.plain_http, &operation).await
                 }
             };
         }
@@ -79,23 +89,27 @@ impl ImageService {
         let resolved = cancel.run_until_cancelled(resolving).await.ok_or_else(Error::cancelled)??;
         operation.log(format!("{} is {}", request.reference, resolved.digest)).await;
         let digest = resolved.digest.to_string();
-        if let Some(image) = there {
-            if image.digest.as_ref() == Some(&digest) {
-                return Ok(image);
+        let replacing = match there {
+            None => Replacing::Nothing,
+            Some(image) if image.digest.as_ref() == Some(&digest) => return Ok(image),
+            Some(image) if request.replace => Replacing::Older(image.id),
+            Some(image) => {
+                return Err(store::images::other_content(&image, &request.reference, Some(&digest)));
             }
-            return Err(store::images::other_content(&image, &request.reference, Some(&digest)));
-        }
+        };
 
         let image = self.record(&name, &reference, &resolved);
         let content = resolved.digest.hex();
         let waiting = "another operation makes the same content: waiting for it";
         let _content = self.acquire(&self.shared.contents, &content, waiting, &operation).await?;
-        if let Some(image) = share(&self.shared.store, &self.shared.data, image.clone()).await? {
+        let shared = share(&self.shared.store, &self.shared.data, image.clone(), replacing.clone()).await?;
+        if let Some((image, replaced)) = shared {
             operation.log("the same content is here already").await;
+            self.settle_replaced(replaced, &operation).await?;
             return Ok(image);
         }
         self.check_space(&resolved)?;
-        self.build(image, resolved, source, &staging, &operation).await
+        self.build(image, resolved, source, &staging, replacing, &operation).await
     }
 
     /// Waits for a key, and says so where it has to wait.
@@ -126,6 +140,7 @@ impl ImageService {
         resolved: ResolvedImage,
         source: Arc<dyn Source>,
         staging: &Staging,
+        replacing: Replacing,
         operation: &Operation,
     ) -> Result<Image> {
         let shared = &self.shared;
@@ -145,16 +160,15 @@ impl ImageService {
         .await?;
         image.rootfs_bytes = rootfs.size;
         image.used_bytes = rootfs.used;
-        self.seed_and_publish(image, folder, Replacing::Nothing, operation).await
+        self.seed_and_publish(image, folder, replacing, operation).await
     }
 
     /// Pulls ready file systems.
     async fn pull_bundle(
         &self,
         name: String,
-        reference: &ImageReference,
-        location: BundleLocation,
-        digest: Option<Digest>,
+        bundle: Bundle<'_>,
+        there: Option<Image>,
         plain_http: bool,
         operation: &Operation,
     ) -> Result<Image> {
@@ -164,14 +178,21 @@ impl ImageService {
         let created = folder.clone();
         blocking(move || create_folder(&created)).await?;
         let fetched = (shared.settings.seams.bundle_fetch)(FetchBundle {
-            location,
-            digest,
+            location: bundle.location.clone(),
+            digest: bundle.digest,
             plain_http,
             folder: folder.clone(),
             patience: shared.settings.patience.clone(),
             operation: operation.clone(),
         })
         .await?;
+        // What stands for the whole content, and what nobody can claim who has other content.
+        let digest = fetched.content.to_string();
+        let replacing = match there {
+            None => Replacing::Nothing,
+            Some(image) if image.digest.as_ref() == Some(&digest) => return Ok(image),
+            Some(image) => Replacing::Older(image.id),
+        };
         let manifest = fetched.manifest;
         let platform = &shared.settings.platform;
         if let Some(architecture) = &manifest.architecture
@@ -190,10 +211,9 @@ impl ImageService {
             name,
             managed: true,
             content_id: None,
-            // What stands for the whole content, and what nobody can claim who has other content.
-            digest: Some(fetched.content.to_string()),
+            digest: Some(digest),
             created_at: clock::now(),
-            reference: Some(reference.to_string()),
+            reference: Some(bundle.reference.to_string()),
             architecture: manifest.architecture,
             files: super::record::ImageFiles::default(),
             config: manifest.config,
@@ -201,7 +221,7 @@ impl ImageService {
             rootfs_bytes: system.length,
             used_bytes: system.used,
         };
-        self.seed_and_publish(image, folder, Replacing::Nothing, operation).await
+        self.seed_and_publish(image, folder, replacing, operation).await
     }
 
     fn record(&self, name: &str, reference: &ImageReference, resolved: &ResolvedImage) -> Image {

@@ -34,7 +34,8 @@ pub(crate) async fn delete(store: &Store, data: &DataDirectory, name: &str) -> R
     Ok((image, last))
 }
 
-fn remove_folder(folder: PathBuf) -> Result<()> {
+/// Removes the files of an image whose row is gone. Blocking.
+pub(super) fn remove_folder(folder: PathBuf) -> Result<()> {
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(format!("cannot remove `{}`", folder.display()), error)

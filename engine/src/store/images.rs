@@ -16,8 +16,6 @@ pub fn insert(connection: &Connection, root: &Path, image: &Image) -> Result<()>
     if by_name(connection, root, &image.name)?.is_some() {
         return Err(name_taken(&image.name));
     }
-    let mut stored = image.clone();
-    each_path(&mut stored, |path| path.strip_prefix(root).map_or_else(|_| path.clone(), Path::to_owned));
     connection
         .prepare_cached(
             "INSERT INTO images (id, name, content_id, digest, created_at, detail) VALUES (?1,?2,?3,?4,?5,?6)",
@@ -28,8 +26,25 @@ pub fn insert(connection: &Connection, root: &Path, image: &Image) -> Result<()>
             image.content_id.as_ref().map(ImageId::as_str),
             image.digest,
             image.created_at,
-            to_json(&stored)?
+            detail(root, image)?
         ])?;
+    Ok(())
+}
+
+/// What is kept of an image as a whole.
+fn detail(root: &Path, image: &Image) -> Result<String> {
+    let mut stored = image.clone();
+    each_path(&mut stored, |path| path.strip_prefix(root).map_or_else(|_| path.clone(), Path::to_owned));
+    to_json(&stored)
+}
+
+/// Gives an image another name, which must be free. Machines know theirs by its id.
+pub fn rename(connection: &Connection, root: &Path, image: &Image, name: &str) -> Result<()> {
+    let renamed = Image { name: name.to_owned(), ..image.clone() };
+    connection.execute(
+        "UPDATE images SET name = ?2, detail = ?3 WHERE id = ?1",
+        params![image.id.as_str(), name, detail(root, &renamed)?],
+    )?;
     Ok(())
 }
 
@@ -46,7 +61,9 @@ pub fn other_content(there: &Image, reference: &str, digest: Option<&str>) -> Er
     if let (Some(old), Some(new)) = (&there.digest, digest) {
         text.push_str(&format!(": it is {old}, and {reference} is {new}"));
     }
-    Error::conflict(text).with_hint("give this one another name with --name, or delete that image first")
+    Error::conflict(text).with_hint(
+        "give this one another name with --name, or let it take the place of that image with --replace",
+    )
 }
 
 pub fn in_use(name: &str, machines: &[String]) -> Error {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vmdeck_engine::ErrorKind;
 use vmdeck_engine::image::record::Image;
 use vmdeck_engine::image::{
-    Digest, ExportFormat, ExportImage, PromoteImage, PruneImages, PrunedKind, RegisterImage, Settings,
+    Digest, ExportFormat, ExportImage, PromoteImage, PruneImages, PrunedKind, PullImage, RegisterImage,
+    Settings,
 };
 
 use crate::fixture::*;
@@ -222,6 +223,69 @@ async fn a_bundle_brings_an_image_to_another_host() {
     assert!(whole(&error).contains("does not have the promised digest"), "{}", whole(&error));
     assert_eq!(there.names("staging"), [""; 0]);
     assert_eq!(there.names("images").len(), 1);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_takes_the_place_of_its_image() {
+    let bench = Bench::new();
+    let layout = bench.folder.path().join("layout");
+    let reference = format!("oci:{}", layout.display());
+    let move_to = |version: &str| {
+        let _ = fs::remove_dir_all(&layout);
+        let files: &[(&str, &[u8])] = &[("etc/", b""), ("etc/version", version.as_bytes())];
+        write_layout(&layout, &[(&TestImage::new(&[(GZIP, tar_of(files))]), None)]);
+    };
+    let replace = async || {
+        let request = PullImage { replace: true, ..request(&reference, "app") };
+        bench.images.pull(request, None).wait().await.unwrap()
+    };
+    let version = |image: &Image| cat(&image.files.rootfs, "/etc/version");
+    move_to("1");
+    let first = replace().await;
+    assert_eq!(replace().await, first);
+
+    move_to("2");
+    let error = bench.pull(&reference, "app").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(whole(&error).contains("--replace"), "{}", whole(&error));
+    let second = replace().await;
+    assert_eq!((second.name.as_str(), version(&second).as_str()), ("app", "2"));
+    assert_eq!(bench.names("images").len(), 1);
+    assert!(!first.files.rootfs.exists());
+
+    // A machine keeps what it is made of.
+    let database = rusqlite::Connection::open(bench.data.database()).unwrap();
+    database.pragma_update(None, "foreign_keys", false).unwrap();
+    let insert = "INSERT INTO vms (id, name, state, image_id, kernel_name, created_at, settings)
+                  VALUES ('1', 'web', 'stopped', ?1, 'k', 0, '{}')";
+    database.execute(insert, [second.id.as_str()]).unwrap();
+    move_to("3");
+    let third = replace().await;
+    assert_eq!(version(&third), "3");
+    let digest = second.digest.as_ref().unwrap().replace("sha256:", "");
+    let kept = bench.images.find(&format!("app-{}", &digest[..12])).await.unwrap();
+    assert_eq!((&kept.id, version(&kept).as_str()), (&second.id, "2"));
+
+    // And where the tag goes back, both are of the same files.
+    move_to("2");
+    let fourth = replace().await;
+    assert_eq!(fourth.files, kept.files);
+    assert_eq!(bench.names("images").len(), 1);
+    assert_eq!(bench.names("staging"), [""; 0]);
+
+    // A bundle has no tag, but may have become another file.
+    let path = bench.folder.path().join("app.tar.zst");
+    export(&bench, "app", &path).await.unwrap();
+    let bundle = |replace| PullImage { replace, ..request(&format!("bundle:{}", path.display()), "packed") };
+    let packed = bench.images.pull(bundle(false), None).wait().await.unwrap();
+    assert_eq!(bench.images.pull(bundle(true), None).wait().await.unwrap(), packed);
+    fs::remove_file(&path).unwrap();
+    move_to("4");
+    replace().await;
+    export(&bench, "app", &path).await.unwrap();
+    assert_eq!(bench.images.pull(bundle(false), None).wait().await.unwrap(), packed);
+    let other = bench.images.pull(bundle(true), None).wait().await.unwrap();
+    assert_eq!(version(&other), "4");
 }
 
 /// Names in a folder of an ext4 image, by debugfs.

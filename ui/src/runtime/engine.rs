@@ -236,6 +236,16 @@ async fn run(engine: &Engine, command: Command) -> Result<String> {
             let image = engine.images().pull(request, None).wait().await?;
             Ok(format!("image {} is there", image.name))
         }
+        Command::UpdateImage { name, reference } => {
+            let before = engine.images().find(&name).await?;
+            let request = PullImage { reference, name: Some(name), replace: true, ..PullImage::default() };
+            let image = engine.images().pull(request, None).wait().await?;
+            Ok(if image.id == before.id {
+                format!("image {} is up to date", image.name)
+            } else {
+                format!("image {} is what {} is now", image.name, image.reference.unwrap_or_default())
+            })
+        }
         Command::DeleteImage { name } => {
             let image = engine.images().delete(&name).await?;
             Ok(format!("image {} is deleted", image.name))

@@ -1,5 +1,6 @@
 //! What an action does.
 
+use vmdeck_engine::image::record::Image;
 use vmdeck_engine::kernel::{DEFAULT_SOURCE, PullKernel};
 use vmdeck_engine::operation::record::OperationState;
 use vmdeck_engine::snapshot::OperationView;
@@ -164,6 +165,14 @@ pub(super) fn act(model: &mut Model, action: Action, effects: &mut Vec<Effect>) 
             model.selected_vm().map(|vm| Ask::promote_vm(&vm.name, free))
         }),
         Action::PullImage => ask(model, |_| Some(Ask::pull_image())),
+        Action::UpdateImage => {
+            let update = |image: &Image| {
+                let reference = image.reference.clone()?;
+                Some(Effect::Run(Command::UpdateImage { name: image.name.clone(), reference }))
+            };
+            effects.extend(model.images.targets::<Image>(&model.snapshot).filter_map(update));
+            unmark(model);
+        }
         Action::RegisterImage => ask(model, |_| Some(Ask::register_image())),
         Action::PromoteImage => {
             ask(model, |model| model.selected_image().map(|image| Ask::promote_image(&image.name)));

@@ -89,6 +89,13 @@ pub fn availability(model: &Model, action: Action) -> Availability {
             None => Unavailable("no image is selected"),
             Some(image) => Availability::when(!image.managed, "its files are vmdeck's own already"),
         },
+        Action::UpdateImage => {
+            let mut targets = model.images.targets::<Image>(&model.snapshot);
+            Availability::when(
+                targets.any(|image| image.reference.is_some()),
+                "it was not pulled from anywhere",
+            )
+        }
         Action::ExportImage => Availability::when(model.selected_image().is_some(), "no image is selected"),
         Action::RetryOperation => {
             Availability::when(again::any(model), "nothing here that can be done again")

@@ -164,6 +164,26 @@ fn an_open_range_is_what_an_action_is_about() {
 }
 
 #[test]
+fn images_are_pulled_again_from_where_they_came() {
+    let mut deck = busy();
+    let mut images = (*deck.images).clone();
+    images.truncate(3);
+    for (image, from) in images.iter_mut().zip([Some("team/app:13"), None, Some("oci:/srv/layout")]) {
+        image.reference = from.map(str::to_owned);
+    }
+    let names: Vec<_> = images.iter().map(|image| image.name.clone()).collect();
+    deck.images = Arc::new(images);
+    let mut model = sample::model(deck, 80, 24);
+    let effects = press(&mut model, "2 g g u");
+    assert_eq!(commands(effects), [format!("update image {}", names[0])]);
+    assert!(commands(press(&mut model, "j u")).is_empty());
+    assert!(text(&render(&model)).contains("not pulled from anywhere"));
+    let all = commands(press(&mut model, "g g space space space u"));
+    assert_eq!(all, [format!("update image {}", names[0]), format!("update image {}", names[2])]);
+    assert!(model.images.marks.is_empty());
+}
+
+#[test]
 fn escape_takes_the_count_and_leaves_the_marks() {
     let mut model = sample::model(busy(), 80, 24);
     press(&mut model, "space space 0 3 esc");

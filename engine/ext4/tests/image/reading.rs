@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -102,6 +103,10 @@ fn crashed(folder: &Path, image: &Path) -> std::path::PathBuf {
             fs::remove_file(kept.join(format!("file {index}"))).unwrap();
         }
     }
+    // Deleted and still open, as in most machines that crash: the next mount is to free it.
+    fs::write(kept.join("open"), noise(5000, 77)).unwrap();
+    let open = File::open(kept.join("open")).unwrap();
+    fs::remove_file(kept.join("open")).unwrap();
     // A block that begins like one of the journal is escaped there.
     fs::write(kept.join("escaped"), [&0xC03B_3998u32.to_be_bytes()[..], &[7; 4092]].concat()).unwrap();
     // Everything, not these files alone: a commit that comes while the image is copied would be in
@@ -109,8 +114,19 @@ fn crashed(folder: &Path, image: &Path) -> std::path::PathBuf {
     nix::unistd::syncfs(File::open(&kept).unwrap()).unwrap();
     let copy = folder.join("crashed.img");
     fs::copy(image, &copy).unwrap();
+    drop(open);
     mount.unmount();
     copy
+}
+
+/// Whether e2fsck finds nothing in a copy that it would ask somebody about.
+fn preened(image: &Path) -> bool {
+    let copy = image.with_extension("preened");
+    fs::copy(image, &copy).unwrap();
+    let status = Command::new("/usr/sbin/e2fsck").arg("-fp").arg(&copy).output().unwrap().status;
+    fs::remove_file(&copy).unwrap();
+    // 1: something was put right.
+    matches!(status.code(), Some(0 | 1))
 }
 
 #[test]
@@ -145,8 +161,9 @@ fn a_dirty_journal_is_replayed() {
         let kept = editor.reader().find(b"/kept").unwrap();
         editor.write_file(kept, b"added", &metadata(0o600), b"added").unwrap();
         editor.commit().unwrap();
-        assert_clean(&copy);
         assert!(!open(&copy).was_dirty());
+        // Sound but for the inode that waits to be freed; the check at the end is a strict one.
+        assert!(preened(&copy), "{}", image.display());
         let mount = Mount::new(&copy, "rw");
         assert_eq!(fs::read(mount.path().join("kept/added")).unwrap(), b"added");
         assert!(fs::read(mount.path().join("kept/file 1")).unwrap() == noise(5000, 2));
