@@ -62,11 +62,12 @@ impl BlobCache {
         length(self.path(digest)).or_else(|| length(self.partial_path(digest))).unwrap_or(0)
     }
 
-    /// Waits until nobody else downloads the blob, then tells what there is of it.
+    /// Waits until nobody else downloads the blob, then tells what there is of it. `size` is its length, where
+    /// that is known.
     pub(crate) async fn claim(
         &self,
         digest: &Digest,
-        size: u64,
+        size: Option<u64>,
         cancel: &CancellationToken,
     ) -> Result<Claim> {
         let mut pause = Duration::from_millis(5);
@@ -85,13 +86,13 @@ impl BlobCache {
         }
     }
 
-    fn try_claim(&self, digest: &Digest, size: u64) -> io::Result<Option<Claim>> {
+    fn try_claim(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Claim>> {
         let (target, path) = (self.path(digest), self.partial_path(digest));
         loop {
             match File::open(&target) {
                 Ok(file) => {
                     let length = file.metadata()?.len();
-                    if length == size {
+                    if size.is_none_or(|size| size == length) {
                         return Ok(Some(Claim::Cached(CachedBlob { path: target, file, length })));
                     }
                     // Cut short by a power failure.
@@ -125,7 +126,7 @@ impl BlobCache {
                 continue;
             }
             let mut length = metadata.len();
-            if length > size {
+            if size.is_some_and(|size| length > size) {
                 file.set_len(0)?;
                 length = 0;
             }
@@ -192,10 +193,10 @@ mod tests {
         let cache = BlobCache::new(folder.path().into());
         let cancel = CancellationToken::new();
         let digest = Digest::of(b"hello");
-        let mut first = partial(cache.claim(&digest, 5, &cancel).await.unwrap());
+        let mut first = partial(cache.claim(&digest, Some(5), &cancel).await.unwrap());
         let waiter = tokio::spawn({
             let (cache, cancel) = (cache.clone(), cancel.clone());
-            async move { cache.claim(&digest, 5, &cancel).await }
+            async move { cache.claim(&digest, Some(5), &cancel).await }
         });
         tokio::time::sleep(Duration::from_millis(30)).await;
         assert!(!waiter.is_finished());
@@ -212,15 +213,15 @@ mod tests {
         let cache = BlobCache::new(folder.path().into());
         let cancel = CancellationToken::new();
         let digest = Digest::of(b"hello");
-        let mut first = partial(cache.claim(&digest, 5, &cancel).await.unwrap());
+        let mut first = partial(cache.claim(&digest, Some(5), &cancel).await.unwrap());
         first.file.write_all(b"hel").unwrap();
         drop(first);
-        let second = partial(cache.claim(&digest, 5, &cancel).await.unwrap());
+        let second = partial(cache.claim(&digest, Some(5), &cancel).await.unwrap());
         assert_eq!(second.length, 3);
         // Somebody waits while the partial is found to be wrong: it starts anew, and alone.
         let waiter = tokio::spawn({
             let (cache, cancel) = (cache.clone(), cancel.clone());
-            async move { cache.claim(&digest, 5, &cancel).await }
+            async move { cache.claim(&digest, Some(5), &cancel).await }
         });
         tokio::time::sleep(Duration::from_millis(30)).await;
         second.discard().unwrap();
@@ -234,9 +235,9 @@ mod tests {
         let cancel = CancellationToken::new();
         let digest = Digest::of(b"hello");
         fs::write(folder.path().join(digest.hex()), b"he").unwrap();
-        let held = partial(cache.claim(&digest, 5, &cancel).await.unwrap());
+        let held = partial(cache.claim(&digest, Some(5), &cancel).await.unwrap());
         assert_eq!(held.length, 0);
-        let waiting = cache.claim(&digest, 5, &cancel);
+        let waiting = cache.claim(&digest, Some(5), &cancel);
         cancel.cancel();
         assert!(waiting.await.unwrap_err().is_cancelled());
     }

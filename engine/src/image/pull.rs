@@ -182,6 +182,7 @@ impl ImageService {
             digest: bundle.digest,
             plain_http,
             folder: folder.clone(),
+            cache: shared.cache.clone(),
             patience: shared.settings.patience.clone(),
             operation: operation.clone(),
         })

@@ -75,7 +75,8 @@ impl Transfer<'_> {
     /// Feeds the layer to `sink` and returns when it is verified and written.
     pub(crate) async fn run(self, sink: LayerSink) -> Result<(), TransferError> {
         let result = match (self.source.is_remote(), &self.layer.digest) {
-            (true, Some(digest)) => match self.cache.claim(digest, self.layer.size, self.cancel).await? {
+            (true, Some(digest)) => match self.cache.claim(digest, Some(self.layer.size), self.cancel).await?
+            {
                 Claim::Cached(blob) => self.feed_from_cache(blob, sink).await,
                 Claim::Partial(blob) => self.feed_from_network(blob, sink).await,
             },

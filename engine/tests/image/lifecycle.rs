@@ -426,6 +426,69 @@ async fn a_bundle_comes_over_http_in_spite_of_a_reset_and_by_its_catalog_name() 
 }
 
 #[tokio::test]
+async fn a_bundle_whose_digest_is_known_goes_on_where_an_earlier_pull_broke() {
+    let here = Bench::new();
+    pulled(&here).await;
+    let path = here.folder.path().join("small.tar.zst");
+    export(&here, "small", &path).await.unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let (length, digest) = (bytes.len(), Digest::of(&bytes));
+    let broken = Arc::new(AtomicBool::new(true));
+    let breaks = Arc::clone(&broken);
+    let server = Server::start(move |request, _| {
+        let from = request.from().unwrap_or(0);
+        let answer = if from >= length {
+            return Answer::new(416, "");
+        } else if from > 0 {
+            Answer::new(206, &bytes[from..])
+                .header("Content-Range", format!("bytes {from}-{}/{length}", length - 1))
+        } else {
+            Answer::new(200, bytes.as_slice())
+        };
+        if !breaks.load(Ordering::Relaxed) {
+            answer
+        } else if from == 0 {
+            answer.end(End::Reset(length * 9 / 10))
+        } else {
+            answer.end(End::Reset(0))
+        }
+    })
+    .await;
+    let reference = format!("bundle:http://{}/small.tar.zst@{digest}", server.address);
+    let there = Bench::new();
+    let partial = there.data.root().join(format!("cache/blobs/sha256/{}.partial", digest.hex()));
+    let error = there.pull(&reference, "small").await.unwrap_err();
+    assert!(whole(&error).contains("broke"), "{}", whole(&error));
+    let kept = fs::metadata(&partial).unwrap().len();
+    assert!(kept > length as u64 / 2, "{kept} of {length}");
+    assert_eq!(there.names("staging"), [""; 0]);
+
+    broken.store(false, Ordering::Relaxed);
+    let before = server.requests("small").len();
+    let image = there.pull(&reference, "small").await.unwrap();
+    check_seed(&there, &image);
+    let asked: Vec<_> = server.requests("small")[before..].iter().map(|request| request.from()).collect();
+    assert_eq!(asked, [Some(usize::try_from(kept).unwrap())]);
+    assert!(!partial.exists());
+
+    // All of it was there; or something else was.
+    for (kept, asked) in [(fs::read(&path).unwrap(), 1), (vec![7; 5000], 2)] {
+        there.images.delete("small").await.unwrap();
+        fs::write(&partial, kept).unwrap();
+        let before = server.requests("small").len();
+        there.pull(&reference, "small").await.unwrap();
+        assert_eq!(server.requests("small").len() - before, asked);
+        assert!(!partial.exists());
+    }
+    // Nothing tells which file a part of another one would be of.
+    broken.store(true, Ordering::Relaxed);
+    let unpinned = format!("bundle:http://{}/small.tar.zst", server.address);
+    there.pull(&unpinned, "other").await.unwrap_err();
+    assert_eq!(there.names("cache/blobs/sha256"), [""; 0]);
+    assert_eq!(there.names("staging"), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_hostile_bundle_is_refused_and_leaves_nothing() {
     let here = Bench::new();
     let image = pulled(&here).await;

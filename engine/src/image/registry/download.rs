@@ -22,6 +22,8 @@ const PROGRESS: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Download<'a> {
     pub(crate) url: &'a str,
+    /// Bytes of it that are here already; whether they are the right ones is for its digest to tell.
+    pub(crate) known: u64,
     /// Allow plain HTTP also when the host is not this one.
     pub(crate) plain_http: bool,
     pub(crate) patience: &'a Patience,
@@ -29,7 +31,7 @@ pub(crate) struct Download<'a> {
     pub(crate) cancel: &'a CancellationToken,
 }
 
-/// Sends the file's bytes in order. Ends early and well when nobody takes them any more.
+/// Sends the file's bytes behind those that are known, in order. Ends early and well when nobody takes them any more.
 pub(crate) async fn stream(download: Download<'_>, sender: mpsc::Sender<Bytes>) -> Result<()> {
     let url = Url::parse(download.url)
         .map_err(|error| Error::usage(format!("`{}` is no URL", download.shown())).with_source(error))?;
@@ -49,7 +51,7 @@ pub(crate) async fn stream(download: Download<'_>, sender: mpsc::Sender<Bytes>) 
     let client = http::client(&authority, loopback, plain, tls, download.patience)?;
     download.part.set_state(ProgressState::Active);
 
-    let (mut position, mut failures, mut counted_at) = (0u64, 0, 0u64);
+    let (mut position, mut failures, mut counted_at) = (download.known, 0, download.known);
     let mut validator: Option<HeaderValue> = None;
     loop {
         let mut request = client.get(url.clone());
@@ -60,13 +62,17 @@ pub(crate) async fn stream(download: Download<'_>, sender: mpsc::Sender<Bytes>) 
                 request = request.header(IF_RANGE, validator.clone());
             }
         }
-        let answered = download.until_cancelled(download.open(request)).await?;
+        let answered = download.until_cancelled(download.open(request, position > 0)).await?;
         let failed = match answered {
+            // All of it was known.
+            Ok(response) if response.status() == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(()),
             Ok(response) => {
-                if position == 0 {
+                if position == download.known {
                     validator =
                         response.headers().get(ETAG).or(response.headers().get(LAST_MODIFIED)).cloned();
-                    download.part.set_total(response.content_length().unwrap_or(0));
+                    let is_rest = response.status() == StatusCode::PARTIAL_CONTENT;
+                    let before = if is_rest { position } else { 0 };
+                    download.part.set_total(response.content_length().map_or(0, |length| before + length));
                 }
                 match download.read(response, &mut position, &sender).await? {
                     None => return Ok(()),
@@ -102,7 +108,11 @@ impl Download<'_> {
         printable(self.url.split('?').next().unwrap_or_default(), 200)
     }
 
-    async fn open(self, request: reqwest::RequestBuilder) -> Result<Response, SourceError> {
+    async fn open(
+        self,
+        request: reqwest::RequestBuilder,
+        from_within: bool,
+    ) -> Result<Response, SourceError> {
         let wait = self.patience.connect + self.patience.stall;
         let response = match tokio::time::timeout(wait, request.send()).await {
             Ok(Ok(response)) => response,
@@ -116,6 +126,7 @@ impl Download<'_> {
         };
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            StatusCode::RANGE_NOT_SATISFIABLE if from_within => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => {
                 Err(Error::not_found(format!("there is nothing at `{}`", self.shown())).into())
             }

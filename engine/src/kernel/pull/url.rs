@@ -101,6 +101,7 @@ async fn download(
     }));
     let download = Download {
         url: &url.url,
+        known: 0,
         plain_http: request.plain_http,
         patience: &shared.settings.patience,
         part: &part,
