@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use vmdeck_engine::Engine;
 use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::image::{
-    ExportFormat, ExportImage, ImageService, PromoteImage, RegisterImage, Seams, Settings,
+    ExportFormat, ExportImage, ImageService, PromoteImage, PullImage, RegisterImage, Seams, Settings,
 };
 use vmdeck_engine::operation::Operations;
 use vmdeck_engine::operation::record::OperationState;
@@ -35,6 +35,7 @@ struct Task {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum What {
     Pull { reference: String },
+    Replace { reference: String },
     Register { name: String, rootfs: PathBuf },
     Promote { name: String },
     Export { name: String, output: PathBuf },
@@ -88,6 +89,10 @@ async fn child() {
     let (images, _operations) = service(&task.data, settings);
     match task.what {
         What::Pull { reference } => drop(images.pull(request(&reference, "app"), None).wait().await),
+        What::Replace { reference } => {
+            let request = PullImage { replace: true, ..request(&reference, "app") };
+            drop(images.pull(request, None).wait().await);
+        }
         What::Register { name, rootfs } => {
             let request = RegisterImage { name, rootfs, ..RegisterImage::default() };
             drop(images.register(request, None).wait().await);
@@ -270,7 +275,7 @@ async fn walk(task: &Task, prepare: impl AsyncFn(), check: impl AsyncFn(Vec<Stri
 }
 
 #[tokio::test]
-async fn register_promote_export_and_delete_killed_at_any_time_leave_all_or_nothing() {
+async fn register_promote_replace_export_and_delete_killed_at_any_time_leave_all_or_nothing() {
     if !has("mke2fs") {
         return;
     }
@@ -316,6 +321,12 @@ async fn register_promote_export_and_delete_killed_at_any_time_leave_all_or_noth
     // Registered or managed, always there.
     let promote = task(What::Promote { name: "app".into() });
     walk(&promote, async || begin(false).await, async |names| assert_eq!(names, ["app"])).await;
+    // One or the other.
+    let layout = folder.path().join("layout");
+    let big = noise(8 << 20, 2);
+    write_layout(&layout, &[(&TestImage::new(&[(GZIP, tar_of(&[("big", big.as_slice())]))]), None)]);
+    let replace = task(What::Replace { reference: format!("oci:{}", layout.display()) });
+    walk(&replace, async || begin(true).await, async |names| assert_eq!(names, ["app"])).await;
     // There or not.
     let delete = task(What::Delete { name: "app".into() });
     walk(&delete, async || begin(true).await, async |names| assert!(names == ["app"] || names.is_empty()))
