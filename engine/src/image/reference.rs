@@ -199,6 +199,11 @@ fn parse_bundle(rest: &str) -> Result<(BundleLocation, Option<Digest>), &'static
         _ => (rest, None),
     };
     if place.starts_with("https://") || place.starts_with("http://") {
+        // Parsers of URLs leave them out (WHATWG URL, section 4.4): what is around them may mean something else
+        // then.
+        if place.contains(char::is_control) {
+            return Err("the URL of the bundle is malformed");
+        }
         return match reqwest::Url::parse(place) {
             Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => {
                 Ok((BundleLocation::Url(url.into()), digest))
@@ -467,6 +472,7 @@ mod tests {
             "https://docker.io/debian",
             "bundle:",
             "bundle:https://",
+            "bundle:https://h.example/x@\tsha256:y",
             "debian\u{1b}[m",
             "debian\n",
             long.as_str(),
