@@ -129,10 +129,13 @@ async fn publish(
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the store could not be read"),
             }
-            tokio::time::sleep(PERIOD).await;
         }
+        let changed = async {
+            tokio::time::sleep(PERIOD).await;
+            changes.changed().await
+        };
         let changed = tokio::select! {
-            changed = changes.changed() => changed,
+            changed = changed => changed,
             () = subscribed.another.notified() => Ok(()),
         };
         if let Err(error) = changed {

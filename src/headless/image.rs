@@ -39,12 +39,15 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 replace: arguments.replace,
                 plain_http: arguments.plain_http,
             };
-            let before = if request.replace { images.list().await? } else { Vec::new() };
+            let before = if request.replace { Some(images.list().await?) } else { None };
             let image = context.follow(images.pull(request, None)).await?;
-            for kept in images.list().await?.iter().filter(|_| !before.is_empty()) {
-                if before.iter().any(|image| image.id == kept.id && image.name != kept.name) {
-                    let text = format!("the image before is `{}` now: machines are made of it", kept.name);
-                    context.output.message(&text);
+            if let Some(before) = before {
+                for kept in images.list().await? {
+                    if before.iter().any(|image| image.id == kept.id && image.name != kept.name) {
+                        let text =
+                            format!("the image before is `{}` now: machines are made of it", kept.name);
+                        context.output.message(&text);
+                    }
                 }
             }
             print(context, image)?;

@@ -170,24 +170,26 @@ impl ImageService {
         }
         let (image, replaced) =
             publish(&self.shared.store, &self.shared.data, folder, image, replacing).await?;
-        self.settle_replaced(replaced, operation).await?;
+        self.settle_replaced(replaced, operation).await;
         Ok(image)
     }
 
     /// What is left to do of the image whose name another one took.
-    pub(super) async fn settle_replaced(&self, replaced: Replaced, operation: &Operation) -> Result<()> {
+    pub(super) async fn settle_replaced(&self, replaced: Replaced, operation: &Operation) {
         match replaced {
-            Replaced::Nothing | Replaced::Deleted { content: None } => Ok(()),
+            Replaced::Nothing | Replaced::Deleted { content: None } => {}
             Replaced::Deleted { content: Some(content) } => {
                 let folder = self.shared.data.image(&content);
-                blocking(move || remove_folder(folder)).await
+                // The new image is there all the same, and what is left goes when vmdeck starts next.
+                if let Err(error) = blocking(move || remove_folder(folder)).await {
+                    tracing::warn!(error = error.full_message(), "a replaced image's files are left");
+                }
             }
             Replaced::SetAside { name, machines } => {
                 let machines = list_names(&machines);
                 operation
                     .log(format!("the image before is `{name}` now, which {machines} are made of"))
                     .await;
-                Ok(())
             }
         }
     }

@@ -105,7 +105,7 @@ impl ImageService {
         let shared = share(&self.shared.store, &self.shared.data, image.clone(), replacing.clone()).await?;
         if let Some((image, replaced)) = shared {
             operation.log("the same content is here already").await;
-            self.settle_replaced(replaced, &operation).await?;
+            self.settle_replaced(replaced, &operation).await;
             return Ok(image);
         }
         self.check_space(&resolved)?;
