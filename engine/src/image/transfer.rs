@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -37,6 +38,9 @@ const PIECE: usize = 128 << 10;
 const WORTH_KNOWING: u64 = 64 << 20;
 /// New bytes after which a download counts as going on, and failures are counted anew.
 const PROGRESS: u64 = 64 << 10;
+/// How long the end of a body is waited for whose bytes are all there. One of a stated length ends with
+/// them, and so the wait is only that for a server which states none and neither goes on nor ends.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What a transfer works with.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +152,14 @@ impl Transfer<'_> {
                 let error = self.refusal(sink, error).await;
                 return Err(if replayed > 0 { TransferError::StaleCache(error) } else { error.into() });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // All of it came, and more than that: the next pull shall not take it for what was asked.
+                let length = blob.file.metadata().map_err(|error| self.disk(error))?.len();
+                if length >= self.layer.size {
+                    blob.discard()?;
+                }
+                return Err(error.into());
+            }
         }
         let found = pumped?;
         let expected = self.layer.digest.expect("only layers with a digest are in the cache");
@@ -258,7 +269,7 @@ impl Transfer<'_> {
         }
         // A body without a stated length may have more; and one that is read to its end leaves a
         // connection that can be used again.
-        let rest = tokio::time::timeout(std::time::Duration::from_millis(20), pieces.next()).await;
+        let rest = tokio::time::timeout(LAST_LOOK, pieces.next()).await;
         match rest {
             Ok(Some(Ok(piece))) if !piece.is_empty() => Err(self.too_long()),
             _ => Ok(None),

@@ -48,7 +48,8 @@ pub(crate) enum End {
     Reset(usize),
     /// The whole length stated, so many bytes sent, then silence.
     Stall(usize),
-    /// No length stated; the body again and again until the client leaves.
+    /// No length stated; the body again and again until the client leaves, each time as one chunk: the
+    /// client reads up to the end of the first before it sees that there is more.
     Endless,
 }
 
@@ -158,9 +159,10 @@ async fn write_answer(stream: &mut TcpStream, answer: Answer) -> std::io::Result
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    if answer.end != End::Endless {
-        head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
-    }
+    head.push_str(&match answer.end {
+        End::Endless => "Transfer-Encoding: chunked\r\n".to_owned(),
+        _ => format!("Content-Length: {}\r\n", answer.body.len()),
+    });
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;
     match answer.end {
@@ -181,7 +183,9 @@ async fn write_answer(stream: &mut TcpStream, answer: Answer) -> std::io::Result
             std::future::pending().await
         }
         End::Endless => loop {
+            stream.write_all(format!("{:x}\r\n", answer.body.len()).as_bytes()).await?;
             stream.write_all(&answer.body).await?;
+            stream.write_all(b"\r\n").await?;
         },
     }
 }
