@@ -10,6 +10,7 @@ pub mod qemu;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -183,8 +184,8 @@ pub trait Machine: Send + Sync {
     fn terminate(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Waits until the process is gone (by pidfd, without polling) and what the guest printed last is
-    /// in `console.log`.
-    fn wait(&self) -> BoxFuture<'_, Result<()>>;
+    /// in `console.log`. Gives its exit status, which is known only to the vmdeck process that launched it.
+    fn wait(&self) -> BoxFuture<'_, Result<Option<ExitStatus>>>;
 
     fn add_forward<'a>(&'a self, forward: &'a PortForward) -> BoxFuture<'a, Result<()>>;
 

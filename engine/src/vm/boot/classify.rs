@@ -1,6 +1,11 @@
 //! Why a boot failed, told from what there is to see: pure, a table of what kernels and hypervisors
 //! print.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::sys::signal::Signal;
+
 use super::console::{TAIL_LINES, last};
 use super::stall::Stall;
 use crate::guest::GuestFailure;
@@ -16,8 +21,8 @@ pub(in crate::vm) enum Trouble {
     Launch(String),
     /// The accelerator could not be started; the hypervisor's words.
     Accelerator(String),
-    /// The hypervisor ended.
-    Ended,
+    /// The hypervisor ended; its exit status, where this process had launched it.
+    Ended(Option<ExitStatus>),
     /// The hypervisor runs, its guest does not any more.
     Broken,
     Stalled(Stall),
@@ -154,7 +159,7 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
     let silent = evidence.console.is_empty();
     match evidence.trouble {
         // Under TCG a guest that ends or hangs without a word has itself to blame.
-        Trouble::Broken | Trouble::Ended | Trouble::Stalled(_)
+        Trouble::Broken | Trouble::Ended(_) | Trouble::Stalled(_)
             if evidence.accelerator == Some(Accelerator::Kvm)
                 && silent
                 && evidence.phase <= BootPhaseName::Kernel =>
@@ -182,13 +187,34 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
                 ),
             )
         }
-        _ => (
+        _ if evidence.ending == Ending::Reset => (
             Class::HypervisorExited,
-            match evidence.hypervisor.last() {
-                Some(line) => format!("the hypervisor ended: {line}"),
-                None => "the hypervisor ended without a word; it may have been killed".into(),
-            },
+            "the guest reset itself before it was ready, and its kernel did not say why".into(),
         ),
+        Trouble::Ended(status) => {
+            (Class::HypervisorExited, ended(status, evidence.hypervisor.last().map(String::as_str)))
+        }
+        _ => (Class::HypervisorExited, ended(None, evidence.hypervisor.last().map(String::as_str))),
+    }
+}
+
+/// How a hypervisor ended that did not come to write it down.
+fn ended(status: Option<ExitStatus>, last_words: Option<&str>) -> String {
+    let words = last_words.map_or_else(|| " without a word".to_owned(), |words| format!(": {words}"));
+    let Some(status) = status else {
+        return match last_words {
+            Some(_) => format!("the hypervisor ended{words}"),
+            None => "the hypervisor ended without a word; it may have been killed".into(),
+        };
+    };
+    match status.signal().map(Signal::try_from) {
+        // Nothing in here does that while a boot is watched.
+        Some(Ok(Signal::SIGKILL)) => format!(
+            "the hypervisor was killed (SIGKILL){}: by somebody, or by the host's kernel for want of memory",
+            last_words.map_or_else(String::new, |words| format!(", after it had said: {words}"))
+        ),
+        Some(Ok(signal)) => format!("the hypervisor crashed ({signal}){words}"),
+        _ => format!("the hypervisor ended ({status}){words}"),
     }
 }
 
@@ -368,7 +394,7 @@ mod tests {
     fn consoles() {
         let check = |console: &str, class: Class, word: &str| {
             let console = lines(console);
-            let failure = classify(&evidence(Trouble::Ended, &console, &[]));
+            let failure = classify(&evidence(Trouble::Ended(None), &console, &[]));
             assert_eq!(failure.class, class, "{console:?}");
             assert!(failure.message.contains(word), "{}", failure.message);
             assert!(!failure.hint.is_empty());
@@ -398,20 +424,43 @@ mod tests {
     #[test]
     fn a_kernel_that_ends_in_silence_is_told_from_a_hypervisor_that_was_killed() {
         let check = |ending, class: Class, word: &str| {
-            let failure = classify(&Evidence { ending, ..evidence(Trouble::Ended, &[], &[]) });
+            let failure = classify(&Evidence { ending, ..evidence(Trouble::Ended(None), &[], &[]) });
             assert_eq!(failure.class, class, "{ending:?}");
             assert!(failure.message.contains(word), "{}", failure.message);
         };
         check(Ending::Reset, Class::WrongArchitecture, "is damaged or not for this machine");
         check(Ending::Unknown, Class::HypervisorExited, "may have been killed");
         check(Ending::Signal, Class::HypervisorExited, "ended by a signal");
+        // Not in silence: whatever it was, the kernel had begun.
+        let console = lines("[    0.1] Linux version 6.12");
+        let reset = Evidence { ending: Ending::Reset, ..evidence(Trouble::Ended(None), &console, &[]) };
+        assert!(classify(&reset).message.contains("reset itself"), "{}", classify(&reset).message);
+    }
+
+    #[test]
+    fn what_ended_a_hypervisor_is_said_where_it_is_known() {
+        let check = |raw: i32, hypervisor: &str, words: &[&str]| {
+            let hypervisor = lines(hypervisor);
+            let trouble = Trouble::Ended(Some(ExitStatus::from_raw(raw)));
+            let failure = classify(&evidence(trouble, &[], &hypervisor));
+            assert_eq!(failure.class, Class::HypervisorExited);
+            for word in words {
+                assert!(failure.message.contains(word), "{word}: {}", failure.message);
+            }
+        };
+        // Wait statuses as wait(2) has them: the signal, or the exit status in the next byte.
+        check(9, "", &["killed (SIGKILL)", "want of memory"]);
+        check(11, "", &["crashed (SIGSEGV)", "without a word"]);
+        check(6, "qemu: assertion failed", &["crashed (SIGABRT)", "assertion failed"]);
+        check(1 << 8, "", &["exit status: 1", "without a word"]);
+        check(1 << 8, "qemu: something new", &["exit status: 1", "something new"]);
     }
 
     #[test]
     fn the_hypervisors_words() {
         let check = |words: &str, class: Class| {
             let hypervisor = lines(words);
-            assert_eq!(classify(&evidence(Trouble::Ended, &[], &hypervisor)).class, class, "{words}");
+            assert_eq!(classify(&evidence(Trouble::Ended(None), &[], &hypervisor)).class, class, "{words}");
             assert_eq!(classify(&evidence(Trouble::Launch(words.into()), &[], &[])).class, class, "{words}");
         };
         check("qemu-system-x86_64: error: failed to set MSR 0x10a to 0x0", Class::AcceleratorDied);

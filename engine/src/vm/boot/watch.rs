@@ -80,10 +80,10 @@ pub(in crate::vm) async fn watch(
                 }
             }
             result = &mut ended => {
-                result?;
+                let status = result?;
                 return Ok(Outcome::Trouble(match connection.last_words().await {
                     Some(failure) => Trouble::Guest(failure),
-                    None => Trouble::Ended,
+                    None => Trouble::Ended(status),
                 }));
             }
             _ = ticks.tick() => {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -94,7 +94,7 @@ impl Fake {
             return Err(Error::cancelled());
         }
         let directory = spec.directory.clone();
-        Ok(Box::new(FakeMachine { identity: process.identity().clone(), directory, _started: Some(process) }))
+        Ok(Box::new(FakeMachine { identity: process.identity().clone(), directory, started: Some(process) }))
     }
 }
 
@@ -127,7 +127,7 @@ impl Vmm for Fake {
         process: &'a ProcessIdentity,
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         let (identity, directory) = (process.clone(), directory.to_owned());
-        let machine = FakeMachine { identity, directory, _started: None };
+        let machine = FakeMachine { identity, directory, started: None };
         Box::pin(async move { Ok(Box::new(machine) as Box<dyn Machine>) })
     }
 
@@ -145,7 +145,7 @@ impl Vmm for Fake {
 struct FakeMachine {
     identity: ProcessIdentity,
     directory: PathBuf,
-    _started: Option<Detached>,
+    started: Option<Detached>,
 }
 
 impl FakeMachine {
@@ -173,15 +173,18 @@ impl Machine for FakeMachine {
 
     fn terminate(&self) -> BoxFuture<'_, Result<()>> {
         self.kill();
-        self.wait()
+        Box::pin(async { self.wait().await.map(drop) })
     }
 
-    fn wait(&self) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self) -> BoxFuture<'_, Result<Option<ExitStatus>>> {
         Box::pin(async {
             if let Some(process) = PidFd::open(&self.identity).unwrap() {
                 process.wait().await.unwrap();
             }
-            Ok(())
+            Ok(match &self.started {
+                Some(started) => started.wait().await,
+                None => None,
+            })
         })
     }
 

@@ -38,6 +38,10 @@ impl Guard {
     fn get(&self) -> &Detached {
         self.0.as_ref().expect("it is let go of last")
     }
+
+    fn let_go(mut self) -> Detached {
+        self.0.take().expect("it is let go of last")
+    }
 }
 
 impl Drop for Guard {
@@ -107,14 +111,9 @@ where
             return Err(Error::cancelled());
         }
     }
-    let machine = QemuMachine::open(&spec.directory, process.get().identity());
-    match machine {
-        Ok(machine) => {
-            let mut process = process;
-            process.0 = None;
-            Ok(machine)
-        }
-        Err(_) => Err(failed(spec, process, log_start, QmpError::Closed).await),
+    match QemuMachine::of(&spec.directory, process.let_go()) {
+        Ok(machine) => Ok(machine),
+        Err(process) => Err(failed(spec, Guard(Some(process)), log_start, QmpError::Closed).await),
     }
 }
 

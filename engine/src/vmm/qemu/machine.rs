@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -16,6 +17,7 @@ use super::qmp::{Qmp, QmpError};
 use super::recorder;
 use crate::error::{Error, Result};
 use crate::lock::FileLock;
+use crate::process::detached::Detached;
 use crate::process::{PidFd, ProcessIdentity};
 use crate::vm::record::PortForward;
 
@@ -32,6 +34,8 @@ pub(super) struct QemuMachine {
     folder: OwnedFd,
     identity: ProcessIdentity,
     process: PidFd,
+    /// Where this process started it.
+    launched: Option<Detached>,
 }
 
 impl QemuMachine {
@@ -58,7 +62,16 @@ impl QemuMachine {
         if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
             return Err(gone("is not"));
         }
-        Ok(Self { directory: directory.to_owned(), folder, identity: identity.clone(), process })
+        let (directory, identity) = (directory.to_owned(), identity.clone());
+        Ok(Self { directory, folder, identity, process, launched: None })
+    }
+
+    /// The same for a process that this one has started.
+    pub(super) fn of(directory: &Path, launched: Detached) -> Result<Self, Detached> {
+        match Self::open(directory, launched.identity()) {
+            Ok(machine) => Ok(Self { launched: Some(launched), ..machine }),
+            Err(_) => Err(launched),
+        }
     }
 
     /// Runs commands on the control socket, which serves one client at a time.
@@ -144,12 +157,16 @@ impl Machine for QemuMachine {
         })
     }
 
-    fn wait(&self) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self) -> BoxFuture<'_, Result<Option<ExitStatus>>> {
         Box::pin(async {
             let fail = |error| Error::io(format!("cannot wait for process {}", self.identity.pid), error);
             self.process.wait().await.map_err(fail)?;
+            let status = match &self.launched {
+                Some(launched) => launched.wait().await,
+                None => None,
+            };
             recorder::drained(&self.directory).await;
-            Ok(())
+            Ok(status)
         })
     }
 

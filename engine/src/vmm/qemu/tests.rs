@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -231,9 +232,13 @@ async fn a_machine_is_launched_attached_to_and_terminated() {
 async fn a_killed_hypervisor_is_noticed_at_once() {
     let Some(bench) = Bench::new(guest::IDLE) else { return };
     let machine = bench.launch().await.unwrap();
+    let attached = bench.qemu.attach(&bench.spec.directory, machine.0.process()).await.unwrap();
     let waiting = machine.0.wait();
     PidFd::open(machine.0.process()).unwrap().unwrap().kill().unwrap();
-    soon(waiting).await.unwrap();
+    let status = soon(waiting).await.unwrap();
+    assert_eq!(status.and_then(|status| status.signal()), Some(9), "{status:?}");
+    // Only who started it knows.
+    assert_eq!(soon(attached.wait()).await.unwrap(), None);
     assert_eq!(bench.qemu.ending(&bench.spec.directory), Ending::Unknown);
     assert!(!machine.0.process().is_alive());
     // It can be started again as it is.
