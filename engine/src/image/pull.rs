@@ -7,6 +7,8 @@
 //!                                   └ same digest is there: shared, done
 //! ```
 //!
+//! A bundle's content is known before it is fetched where its digest is given, and only then.
+//!
 //! Both locks are per key: pulls of different things never wait for each other. A lock's holder that
 //! is cancelled or dies lets the next waiter go on by itself.
 
@@ -67,10 +69,13 @@ impl ImageService {
             return Ok(image.clone());
         }
         if let ImageReference::Bundle(location, digest) = &reference {
+            let is_it = |image: &Image| match digest {
+                Some(pinned) => came_from_bundle(image, pinned),
+                // It is known by its name alone: nothing tells more before it is fetched as a whole.
+                None => was_pulled_from(image, &reference),
+            };
             return match there {
-                // Pinned, or a file that is known by its name alone: nothing tells more before it is
-                // fetched as a whole.
-                Some(image) if !request.replace && was_pulled_from(&image, &reference) => Ok(image),
+                Some(image) if !request.replace && is_it(&image) => Ok(image),
                 Some(image) if !request.replace => {
                     Err(store::images::other_content(&image, &request.reference, None))
                 }
@@ -173,6 +178,14 @@ impl ImageService {
         operation: &Operation,
     ) -> Result<Image> {
         let shared = &self.shared;
+        let mut _content = None;
+        if let Some(pinned) = &bundle.digest {
+            let waiting = "another operation pulls the same bundle: waiting for it";
+            _content = Some(self.acquire(&shared.contents, &pinned.hex(), waiting, operation).await?);
+            if let Some(image) = self.share_bundle(&name, bundle, pinned, there.as_ref(), operation).await? {
+                return Ok(image);
+            }
+        }
         let staging = Staging::create(&shared.data, operation.id()).await?;
         let folder = staging.path().join("image");
         let created = folder.clone();
@@ -223,6 +236,40 @@ impl ImageService {
             used_bytes: system.used,
         };
         self.seed_and_publish(image, folder, replacing, operation).await
+    }
+
+    /// Another name for what an earlier pull of the very same bundle gave, if there is that.
+    async fn share_bundle(
+        &self,
+        name: &str,
+        bundle: Bundle<'_>,
+        pinned: &Digest,
+        there: Option<&Image>,
+        operation: &Operation,
+    ) -> Result<Option<Image>> {
+        let shared = &self.shared;
+        // Its reference is on record of an image once its digest was verified.
+        let Some(other) = self.list().await?.into_iter().find(|image| came_from_bundle(image, pinned)) else {
+            return Ok(None);
+        };
+        let replacing = match there {
+            None => Replacing::Nothing,
+            Some(image) if image.digest == other.digest => return Ok(Some(image.clone())),
+            Some(image) => Replacing::Older(image.id.clone()),
+        };
+        let image = Image {
+            id: ImageId::random(),
+            name: name.to_owned(),
+            created_at: clock::now(),
+            reference: Some(bundle.reference.to_string()),
+            ..other
+        };
+        let Some((image, replaced)) = share(&shared.store, &shared.data, image, replacing).await? else {
+            return Ok(None);
+        };
+        operation.log("the same bundle is here already").await;
+        self.settle_replaced(replaced, operation).await;
+        Ok(Some(image))
     }
 
     fn record(&self, name: &str, reference: &ImageReference, resolved: &ResolvedImage) -> Image {
@@ -294,6 +341,12 @@ pub(super) fn default_name(text: &str, reference: &ImageReference) -> String {
     let from_catalog = check_name("an image", text).is_ok()
         && text.parse::<ImageReference>().ok().as_ref() != Some(reference);
     if from_catalog { text.to_owned() } else { reference.default_name() }
+}
+
+/// Whether an image was pulled from the bundle with this digest, wherever that lay.
+fn came_from_bundle(image: &Image, pinned: &Digest) -> bool {
+    let reference = image.reference.as_deref().and_then(|text| text.parse().ok());
+    matches!(reference, Some(ImageReference::Bundle(_, Some(digest))) if digest == *pinned)
 }
 
 fn create_folder(folder: &Path) -> Result<()> {

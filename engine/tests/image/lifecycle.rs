@@ -489,6 +489,42 @@ async fn a_bundle_whose_digest_is_known_goes_on_where_an_earlier_pull_broke() {
 }
 
 #[tokio::test]
+async fn a_bundle_whose_digest_is_known_is_fetched_once_for_all_its_names() {
+    let here = Bench::new();
+    pulled(&here).await;
+    let path = here.folder.path().join("small.tar.zst");
+    export(&here, "small", &path).await.unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let digest = Digest::of(&bytes);
+    let server = Server::start(move |_, _| Answer::new(200, bytes.as_slice())).await;
+    let reference = format!("bundle:http://{}/small.tar.zst@{digest}", server.address);
+    let there = Bench::new();
+    let (first, second) = tokio::join!(there.pull(&reference, "first"), there.pull(&reference, "second"));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(server.requests("small").len(), 1);
+    // Of another place, too, which need not be there any more; and where a name is taken.
+    let moved = format!("bundle:http://127.0.0.1:1/moved.tar.zst@{digest}");
+    let third = there.pull(&moved, "third").await.unwrap();
+    assert_eq!(third.reference.as_deref(), Some(moved.as_str()));
+    for image in [&second, &third] {
+        assert_eq!((&image.content_id, &image.files), (&first.content_id, &first.files));
+        check_seed(&there, image);
+    }
+    assert_eq!(there.pull(&moved, "second").await.unwrap(), second);
+    let replacing = PullImage { replace: true, ..request(&moved, "second") };
+    assert_eq!(there.images.pull(replacing, None).wait().await.unwrap(), second);
+
+    // The files are gone once the last name is, and then it is fetched again.
+    for name in ["first", "second", "third"] {
+        there.images.delete(name).await.unwrap();
+    }
+    assert_eq!(there.names("images"), [""; 0]);
+    there.pull(&reference, "first").await.unwrap();
+    assert_eq!(server.requests("small").len(), 2);
+    assert_eq!(there.names("staging"), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_hostile_bundle_is_refused_and_leaves_nothing() {
     let here = Bench::new();
     let image = pulled(&here).await;
