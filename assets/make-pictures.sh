@@ -123,7 +123,7 @@ sleep 3
 # A boot, half way.
 keys / db Enter r
 seen kernel
-sleep 2
+sleep 0.8
 take boot
 seen "db is ready"
 for _ in 1 2 3; do
