@@ -14,6 +14,9 @@ pub const SMALLEST: (u16, u16) = (40, 10);
 /// Columns from which on the list and the details stand side by side.
 pub const WIDE: u16 = 110;
 
+/// Columns of a guest's console.
+const CONSOLE: u16 = 80;
+
 /// Columns below which a list shows only what matters most.
 pub const NARROW: u16 = 60;
 
@@ -106,6 +109,8 @@ pub fn layout(model: &Model) -> Layout {
     if width >= WIDE && !empty {
         // The list needs about 100 columns for everything it has to say; the rest is the details'.
         let list_width = (width * 11 / 20).min(width - 50);
+        // A guest's serial console knows no size, and takes it to be that of a VT100.
+        let list_width = if console { list_width.min(width - 1 - CONSOLE) } else { list_width };
         let list = Rect { width: list_width, ..body };
         let divider = Rect { x: list_width, width: 1, ..body };
         let detail = Rect { x: list_width + 1, width: width - list_width - 1, ..body };

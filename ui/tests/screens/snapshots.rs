@@ -8,6 +8,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use vmdeck_engine::error::{ErrorKind, ErrorReport};
 use vmdeck_engine::snapshot::Snapshot;
+use vmdeck_ui::layout::WIDE;
 use vmdeck_ui::message::{Command, Msg};
 use vmdeck_ui::model::Model;
 use vmdeck_ui::model::log::LogLine;
@@ -145,6 +146,24 @@ fn a_console() {
         print(model, b"Debian GNU/Linux 12 api ttyS0\r\n\r\napi login: \x1b[31mroot\x1b[0m\r\n");
         print(model, b"\x1b]0;a title\x07root@api:~# ");
     });
+}
+
+#[test]
+fn a_console_beside_the_list_is_as_wide_as_guests_think() {
+    for width in [WIDE, 120, 140, 150, 300] {
+        let mut model = sample::model(busy(), width, 35);
+        press(&mut model, "c");
+        let vm = model.console.as_ref().unwrap().vm.clone();
+        update(&mut model, NOW, Msg::ConsoleAttached { vm, result: Ok(()) });
+        let line = format!("{}end\r\n", "-".repeat(77));
+        print(&mut model, line.as_bytes());
+        let screen = text(&render(&model));
+        assert!(screen.contains(line.trim_end()), "at {width} columns:\n{screen}");
+        // And the list still says which machine is which.
+        for name in ["api", "ci-runner-7"] {
+            assert!(screen.contains(name), "{name} at {width} columns:\n{screen}");
+        }
+    }
 }
 
 #[test]
