@@ -198,6 +198,22 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
     }
 }
 
+/// Whether a translated kernel stood still before it had started anything, and so before it had touched a
+/// disk.
+///
+/// It is one boot of 600 on a host that is busy with others: a timer of the guest does not fire, and nothing
+/// else is to wake it. Minutes later its kernel has words for it: "Possible timer handling issue". The same
+/// boot done again succeeds.
+pub(in crate::vm) fn is_timer_lost(
+    trouble: &Trouble,
+    phase: BootPhaseName,
+    accelerator: Option<Accelerator>,
+) -> bool {
+    matches!(trouble, Trouble::Stalled(Stall::Idle(_)))
+        && phase == BootPhaseName::Kernel
+        && accelerator == Some(Accelerator::Tcg)
+}
+
 /// How a hypervisor ended that did not come to write it down.
 fn ended(status: Option<ExitStatus>, last_words: Option<&str>) -> String {
     let words = last_words.map_or_else(|| " without a word".to_owned(), |words| format!(": {words}"));
@@ -488,6 +504,18 @@ mod tests {
         assert_eq!(silent(Accelerator::Tcg, stalled()), Class::Stalled);
         let late = Evidence { phase: BootPhaseName::Agent, ..evidence(stalled(), &[], &[]) };
         assert_eq!(classify(&late).class, Class::AgentSilent);
+    }
+
+    #[test]
+    fn only_a_translated_kernel_that_waits_has_lost_its_timer() {
+        let idle = Trouble::Stalled(Stall::Idle(Duration::from_secs(60)));
+        let busy = Trouble::Stalled(Stall::Busy(Duration::from_secs(60)));
+        let check = |trouble, phase, accelerator| is_timer_lost(trouble, phase, Some(accelerator));
+        assert!(check(&idle, BootPhaseName::Kernel, Accelerator::Tcg));
+        assert!(!check(&idle, BootPhaseName::Kernel, Accelerator::Kvm));
+        assert!(!check(&idle, BootPhaseName::Agent, Accelerator::Tcg));
+        assert!(!check(&busy, BootPhaseName::Kernel, Accelerator::Tcg));
+        assert!(!check(&Trouble::Ended(None), BootPhaseName::Kernel, Accelerator::Tcg));
     }
 
     #[test]

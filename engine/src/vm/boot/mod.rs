@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use self::classify::{Evidence, OwnRoot, Trouble, classify};
+use self::classify::{Evidence, OwnRoot, Trouble, classify, is_timer_lost};
 use self::console::LogTail;
 use self::prepare::{Prepared, prepare};
 use self::recorder::Recorder;
@@ -69,6 +69,13 @@ pub(super) async fn boot(shared: &Shared, guard: &VmGuard, vm: &Vm, operation: &
             let vm = shared.by_id(&vm.id).await?;
             attempt(shared, guard, &vm, operation).await?.map_err(|failed| failed.error(&vm.name))
         }
+        Err(failed) if failed.timer_lost => {
+            operation
+                .log("the guest's kernel waits for a timer that does not come, as now and then under TCG on a busy host; booting again")
+                .await;
+            let vm = shared.by_id(&vm.id).await?;
+            attempt(shared, guard, &vm, operation).await?.map_err(|failed| failed.error(&vm.name))
+        }
         Err(failed) => Err(failed.error(&vm.name)),
     }
 }
@@ -86,6 +93,8 @@ pub(super) fn hypervisor_log(guard: &VmGuard) -> PathBuf {
 struct Failed {
     failure: BootFailure,
     accelerator: Option<Accelerator>,
+    /// See [`is_timer_lost`].
+    timer_lost: bool,
     /// The error it began with, where the guest had no part in it.
     error: Option<Error>,
 }
@@ -139,9 +148,13 @@ async fn attempt(
         }
         Err(setback) => {
             let accelerator = recorder.boot().accelerator;
+            let timer_lost = match &setback {
+                Setback::Guest(trouble) => is_timer_lost(trouble, recorder.active(), accelerator),
+                _ => false,
+            };
             let (failure, error) = explain(shared, guard, setback, vm, had_root, &recorder, &console).await;
             record_failure(recorder, &failure).await?;
-            Ok(Err(Failed { failure, accelerator, error }))
+            Ok(Err(Failed { failure, accelerator, timer_lost, error }))
         }
     }
 }
@@ -462,7 +475,7 @@ pub(super) async fn take_over(
     let accelerator = Some(run.accelerator);
     let (failure, error) = explain(shared, guard, setback, vm, true, &recorder, &console).await;
     record_failure(recorder, &failure).await?;
-    Err(Failed { failure, accelerator, error }.error(&vm.name))
+    Err(Failed { failure, accelerator, timer_lost: false, error }.error(&vm.name))
 }
 
 /// Records that the process which drove a boot ended before there was a hypervisor, or together
