@@ -7,6 +7,7 @@
 //! While nobody looks at pictures, as in most commands of a script, none are made.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, Result};
-use crate::identifier::OperationId;
+use crate::identifier::{ImageId, OperationId};
 use crate::image::record::Image;
 use crate::kernel::record::Kernel;
 use crate::operation::Operations;
@@ -31,11 +32,17 @@ const OPERATIONS_SHOWN: usize = 200;
 /// Shortest time between two pictures.
 const PERIOD: Duration = Duration::from_millis(33);
 
+/// By image.
+pub type MissingFiles = HashMap<ImageId, Vec<PathBuf>>;
+
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Counts the pictures; 0 is the empty one before the store was read.
     pub generation: u64,
     pub images: Arc<Vec<Image>>,
+    /// Of registered images, the files that were not where they should be when this was looked at: at the
+    /// first picture, and with each change of images.
+    pub missing: Arc<MissingFiles>,
     pub kernels: Arc<Vec<Kernel>>,
     pub vms: Arc<Vec<Vm>>,
     /// Newest first.
@@ -163,7 +170,7 @@ struct Source {
 #[derive(Default)]
 struct Changes {
     generations: Generations,
-    images: Option<Vec<Image>>,
+    images: Option<(Vec<Image>, MissingFiles)>,
     kernels: Option<Vec<Kernel>>,
     vms: Option<Vec<Vm>>,
     operations: Option<Vec<OperationRecord>>,
@@ -183,7 +190,14 @@ impl Source {
                     |of: fn(&Generations) -> i64| before.is_none_or(|before| of(&before) != of(&generations));
                 let mut changes = Changes { generations, ..Changes::default() };
                 if changed(|g| g.images) {
-                    changes.images = Some(store::images::list(connection, &root)?);
+                    let images = store::images::list(connection, &root)?;
+                    let missing = images
+                        .iter()
+                        .filter(|image| !image.managed)
+                        .map(|image| (image.id.clone(), image.files.missing()))
+                        .filter(|(_, missing)| !missing.is_empty())
+                        .collect();
+                    changes.images = Some((images, missing));
                 }
                 if changed(|g| g.kernels) {
                     changes.kernels = Some(store::kernels::list(connection, &root)?);
@@ -209,8 +223,9 @@ impl Source {
             .await?;
         self.generations = Some(changes.generations);
         let mut new = self.current.generation == 0;
-        if let Some(images) = changes.images {
+        if let Some((images, missing)) = changes.images {
             self.current.images = Arc::new(images);
+            self.current.missing = Arc::new(missing);
             new = true;
         }
         if let Some(kernels) = changes.kernels {

@@ -116,7 +116,8 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Outcome {
         ImageCommand::Delete { names } => {
             let mut ended = Ended::new(context);
             for name in names {
-                ended.add(images.delete(&name).await.map(Shown::new));
+                // Its files are not missing: they are gone as they should be.
+                ended.add(images.delete(&name).await.map(|image| Shown { image, missing: Vec::new() }));
             }
             if !context.output.json(&ended.done)? {
                 ended

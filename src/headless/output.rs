@@ -83,7 +83,7 @@ pub(crate) fn write(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
-        result => result.map_err(|error| Error::io("cannot write to standard output", error)),
+        result => result.map_err(|error| Error::failed("cannot write to standard output").with_source(error)),
     }
 }
 
@@ -178,7 +178,9 @@ impl Fields {
         let mut text = String::new();
         for (name, value) in &self.lines {
             let name = if name.is_empty() { String::new() } else { format!("{name}:") };
-            text.push_str(format!("{name:<width$}  {}", human(value)).trim_end());
+            // Further lines of a value begin below its first: nothing of it looks like a field.
+            let value = human(value).replace('\n', &format!("\n{}", " ".repeat(width + 2)));
+            text.push_str(format!("{name:<width$}  {value}").trim_end());
             text.push('\n');
         }
         text
@@ -262,5 +264,12 @@ mod tests {
         let mut table = Table::new(["NAME", "STATE"]);
         table.row(["debian".into(), "up\u{7}".into()]);
         assert_eq!(table.render(), "NAME    STATE\ndebian  up\\u{7}\n");
+    }
+
+    #[test]
+    fn a_value_with_lines_cannot_be_taken_for_further_fields() {
+        let mut fields = Fields::default();
+        fields.add("labels", "a=b\nmanaged:  yes").add("id", "x");
+        assert_eq!(fields.render(), "labels:  a=b\n         managed:  yes\nid:      x\n");
     }
 }

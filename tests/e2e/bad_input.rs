@@ -220,6 +220,19 @@ fn a_registered_image_whose_files_are_gone_says_so() {
     let ended = deck.run(["image", "list"]).expect(0);
     let flagged: Vec<_> = ended.stdout.lines().filter(|line| line.contains("files missing")).collect();
     assert!(matches!(flagged.as_slice(), [line] if line.starts_with("mine")), "{}", ended.stdout);
+    // Nothing is fetched for it, and everybody says the same of it.
+    let out = deck.data().parent().unwrap().join("out");
+    let out = out.to_str().unwrap();
+    for arguments in [
+        &["vm", "create", "m", "--image", "mine"][..],
+        &["image", "promote", "mine"],
+        &["image", "export", "mine", out],
+    ] {
+        deck.run(arguments.iter().copied()).expect(3).says(&[path, "put the registered file back"]);
+    }
+    assert_eq!(deck.files("kernels"), [""; 0]);
+    let ended = deck.run(["image", "delete", "box", "--output", "json"]).expect(0).json();
+    assert_eq!(ended[0]["missing"], serde_json::json!([]));
 }
 
 /// An image of one layer.

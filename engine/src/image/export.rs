@@ -55,6 +55,7 @@ impl ImageService {
 
     async fn run_export(self, request: ExportImage, operation: Operation) -> Result<ExportedImage> {
         let mut image = self.find(&request.name).await?;
+        image.require_files()?;
         operation.phase("write").await;
         let part = operation.progress().add(image.name.clone(), ProgressUnit::Bytes, 0);
         let cancel = operation.cancelled().clone();

@@ -46,6 +46,7 @@ impl ImageService {
             return Err(Error::conflict(format!("the image `{}` is managed already", source.name))
                 .with_hint("only registered images are promoted"));
         }
+        source.require_files()?;
         let name = request.new_name.unwrap_or_else(|| source.name.clone());
         check_name("an image", &name)?;
         let cancel = operation.cancelled().clone();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Milliseconds;
+use crate::error::{Error, Result};
 use crate::identifier::ImageId;
 
 /// An image: a root file system a machine can be made of.
@@ -57,6 +58,27 @@ impl ImageFiles {
             .filter(|path| !path.exists())
             .cloned()
             .collect()
+    }
+}
+
+impl Image {
+    /// Refuses an image whose files are not where they were.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`], which names the first of them.
+    pub(crate) fn require_files(&self) -> Result<()> {
+        let Some(path) = self.files.missing().into_iter().next() else { return Ok(()) };
+        let message = format!("a file of image `{}` is missing: `{}`", self.name, path.display());
+        Err(Error::not_found(message).with_hint(self.mend()))
+    }
+
+    /// The next step where files are missing.
+    pub(crate) fn mend(&self) -> &'static str {
+        if self.managed {
+            "pull the image again under another name, and make a new machine of it"
+        } else {
+            "put the registered file back where it was, or delete the image and register it again"
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::digest::Digest;
 use crate::error::{Error, Result};
 
 /// The forms there are, for error messages and help.
-pub const FORMS: &str = "[docker://]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG], \
+pub const FORMS: &str = "[docker://]NAME[:TAG][@DIGEST], oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG|@DIGEST], \
                          docker-archive:FILE[:TAG], bundle:FILE|URL[@DIGEST]";
 
 /// Longest text taken at all; a path has 4095 bytes at most.
@@ -30,7 +30,8 @@ const FOREIGN: &[&str] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageReference {
     Registry(RegistryReference),
-    /// An OCI image layout in a folder (OCI image-spec, image-layout.md).
+    /// An OCI image layout in a folder (OCI image-spec, image-layout.md). The tag may be `@` and the digest
+    /// of a manifest.
     Layout {
         directory: PathBuf,
         tag: Option<String>,
@@ -90,7 +91,10 @@ impl ImageReference {
             Self::Registry(RegistryReference { digest: Some(digest), .. }) => Some(digest.short()),
             Self::Registry(reference) => reference.tag.clone(),
             Self::Layout { tag, .. } | Self::OciArchive { tag, .. } | Self::DockerArchive { tag, .. } => {
-                tag.clone()
+                tag.as_deref().map(|tag| match tag.strip_prefix('@').map(str::parse::<Digest>) {
+                    Some(Ok(digest)) => digest.short(),
+                    _ => tag.to_owned(),
+                })
             }
             Self::Bundle(..) => None,
         };
@@ -134,7 +138,8 @@ impl FromStr for ImageReference {
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |why: &str| {
             let shown: String = text.chars().take(200).collect();
-            Error::usage(format!("`{}` is no image reference: {why}", shown.escape_debug()))
+            Error::usage(format!("`{}` is no image reference", shown.escape_debug()))
+                .with_source(why)
                 .with_hint(format!("the forms are: {FORMS}"))
         };
         if text.is_empty() {
@@ -153,7 +158,7 @@ impl FromStr for ImageReference {
         }
         for (prefix, make) in LOCAL_FORMS {
             if let Some(rest) = text.strip_prefix(prefix) {
-                let (path, tag) = parse_local(rest).map_err(refuse)?;
+                let (path, tag) = parse_local(rest, prefix != "docker-archive:").map_err(refuse)?;
                 return Ok(make(path, tag));
             }
         }
@@ -174,12 +179,21 @@ const LOCAL_FORMS: [(&str, MakeLocal); 3] = [
     ("docker-archive:", |file, tag| ImageReference::DockerArchive { file, tag }),
 ];
 
-/// `PATH[:TAG]`; as in skopeo the first colon ends the path.
-fn parse_local(rest: &str) -> Result<(PathBuf, Option<String>), &'static str> {
-    let (path, tag) = match rest.split_once(':') {
-        Some((path, tag)) => (path, Some(tag)),
-        None => (rest, None),
+/// `PATH[:TAG]`; as in skopeo the first colon ends the path. Or `PATH@DIGEST`, where an image may be named
+/// by its digest.
+fn parse_local(rest: &str, by_digest: bool) -> Result<(PathBuf, Option<String>), &'static str> {
+    let digest = rest.rfind("@sha256:").filter(|_| by_digest);
+    let (path, tag) = match (digest, rest.split_once(':')) {
+        (Some(at), _) => (&rest[..at], Some(&rest[at..])),
+        (None, Some((path, tag))) => (path, Some(tag)),
+        (None, None) => (rest, None),
     };
+    if digest.is_some() && tag.is_some_and(|tag| tag[1..].parse::<Digest>().is_err()) {
+        return Err("after `@` there must be a sha256 digest");
+    }
+    if path.contains(':') {
+        return Err("a digest goes in the place of the tag");
+    }
     if path.is_empty() || path.contains('\0') {
         return Err("there is no path");
     }
@@ -213,6 +227,12 @@ fn parse_bundle(rest: &str) -> Result<(BundleLocation, Option<Digest>), &'static
     }
     if place.is_empty() || place.contains('\0') {
         return Err("there is no path");
+    }
+    if place.contains("://") {
+        return Err("bundles come from files and by http: or https: URLs");
+    }
+    if ["md5", "sha1", "sha384", "sha512"].iter().any(|other| place.contains(&format!("@{other}:"))) {
+        return Err("after `@` there must be a sha256 digest");
     }
     let path = std::path::absolute(place).map_err(|_| "the path cannot be made absolute")?;
     Ok((BundleLocation::File(path), digest))
@@ -356,7 +376,11 @@ impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut local = |form: &str, path: &Path, tag: &Option<String>| {
             write!(f, "{form}:{}", path.display())?;
-            tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
+            match tag {
+                Some(digest) if digest.starts_with("@sha256:") => f.write_str(digest),
+                Some(tag) => write!(f, ":{tag}"),
+                None => Ok(()),
+            }
         };
         match self {
             Self::Registry(reference) => reference.fmt(f),
@@ -426,6 +450,9 @@ mod tests {
         check("docker-archive:/x/a.tar.gz:a:1", "docker-archive:/x/a.tar.gz:a:1", "a");
         check("bundle:/x/a.tar.zst", "bundle:/x/a.tar.zst", "a");
         check("bundle:https://h.example/x/b.tar.zst?k=v", "bundle:https://h.example/x/b.tar.zst?k=v", "b");
+        let digest = Digest::of(b"");
+        check(&format!("oci:/a/b@{digest}"), &format!("oci:/a/b@{digest}"), "b");
+        check(&format!("oci-archive:/a@b@{digest}"), &format!("oci-archive:/a@b@{digest}"), "a-b");
         let pinned = format!("bundle:/x/a@b.tar.zst@{}", Digest::of(b""));
         check(&pinned, &pinned, "a-b");
         let relative: ImageReference = "oci:some/dir".parse().unwrap();
@@ -464,6 +491,8 @@ mod tests {
             "oci:",
             "oci::tag",
             "oci:/a:",
+            "oci:/a@sha256:00",
+            "oci:/a:b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "oci-archive:",
             "docker-archive:",
             "dir:/x",
@@ -472,6 +501,8 @@ mod tests {
             "https://docker.io/debian",
             "bundle:",
             "bundle:https://",
+            "bundle:ftp://h.example/x",
+            "bundle:/x@md5:00",
             "bundle:https://h.example/x@\tsha256:y",
             "debian\u{1b}[m",
             "debian\n",

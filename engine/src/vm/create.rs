@@ -200,6 +200,10 @@ pub(super) async fn create(
 /// Finds the image and the kernel, or pulls them, both at once.
 async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> Result<(Image, Kernel)> {
     let request = &checked.request;
+    // Before anything is fetched for it.
+    if let Ok(image) = shared.images.find(&request.image).await {
+        image.require_files()?;
+    }
     let pull = PullImage {
         reference: request.image.clone(),
         plain_http: request.plain_http,

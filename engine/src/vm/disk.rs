@@ -254,11 +254,7 @@ fn backing(file: &Path, images: &Path) -> PathBuf {
 fn check_backing(file: &Path, what: &str, image: &Image) -> Result<u64> {
     fs::metadata(file).map(|metadata| metadata.len()).map_err(|error| {
         Error::io(format!("the {what} of image `{}` cannot be read: `{}`", image.name, file.display()), error)
-            .with_hint(if image.managed {
-                "pull the image again under another name, and make a new machine of it"
-            } else {
-                "put the registered file back where it was"
-            })
+            .with_hint(image.mend())
     })
 }
 

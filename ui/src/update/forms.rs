@@ -2,7 +2,7 @@
 
 use crossterm::event::KeyCode;
 use vmdeck_engine::identifier::check_name;
-use vmdeck_engine::image::{ExportFormat, ExportImage, PromoteImage, RegisterImage};
+use vmdeck_engine::image::{ExportFormat, ExportImage, ImageReference, PromoteImage, RegisterImage};
 use vmdeck_engine::kernel::{ImportKernel, ImportSource, PullKernel};
 use vmdeck_engine::vm::ChangeVm;
 use vmdeck_engine::vm::record::{PortForward, Vm};
@@ -99,7 +99,18 @@ fn submit(model: &Model, ask: &Ask) -> Result<Effect, Mistake> {
         None => Ok(None),
     };
     Ok(Effect::Run(match &ask.kind {
-        AskKind::PullImage => Command::PullImage { reference: needed(0)?, name: new_image(1, ask.given(1))? },
+        AskKind::PullImage => {
+            let reference = needed(0)?;
+            // What is wrong with it on its face is said where it was typed.
+            if !model.catalog.iter().any(|entry| entry.name == reference) {
+                let why = |error: vmdeck_engine::Error| match std::error::Error::source(&error) {
+                    Some(cause) => cause.to_string(),
+                    None => error.to_string(),
+                };
+                reference.parse::<ImageReference>().map_err(|error| (0, why(error)))?;
+            }
+            Command::PullImage { reference, name: new_image(1, ask.given(1))? }
+        }
         AskKind::RegisterImage => Command::RegisterImage(Box::new(RegisterImage {
             name: new_image(0, Some(needed(0)?))?.unwrap_or_default(),
             rootfs: model.path(&needed(1)?),

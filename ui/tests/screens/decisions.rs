@@ -215,6 +215,19 @@ fn an_unused_image_is_deleted_after_a_question() {
 }
 
 #[test]
+fn a_reference_that_is_none_stays_where_it_was_typed() {
+    let mut model = sample::model(busy(), 80, 24);
+    press(&mut model, "2 p");
+    enter(&mut model, "dir:/srv/debian");
+    assert_eq!(commands(press(&mut model, "enter")), Vec::<String>::new());
+    let screen = text(&render(&model));
+    assert!(screen.contains("dir:/srv/debian") && screen.contains("is not supported"), "{screen}");
+    press(&mut model, "ctrl-u");
+    enter(&mut model, "debian:12");
+    assert_eq!(commands(press(&mut model, "enter")), ["pull debian:12"]);
+}
+
+#[test]
 fn an_operation_is_cancelled_by_ctrl_c_and_never_by_esc() {
     check("4 ctrl-c", &["cancel operation 000000000027"]);
     check("4 esc esc esc", &[]);
@@ -229,9 +242,9 @@ fn a_paste_is_never_keys() {
     assert_eq!(commands(paste(&mut model, "Dyq")), Vec::<String>::new());
     assert!(model.overlays.is_empty());
     press(&mut model, "2 p");
-    paste(&mut model, "debian:12\nq");
+    paste(&mut model, "oci:/srv/debian\nq");
     let effects = press(&mut model, "enter");
-    assert_eq!(commands(effects), ["pull debian:12 q"]);
+    assert_eq!(commands(effects), ["pull oci:/srv/debian q"]);
     // A confirmation is no place to paste an answer.
     press(&mut model, "1 D");
     assert_eq!(commands(paste(&mut model, "y")), Vec::<String>::new());

@@ -184,6 +184,19 @@ fn images_are_pulled_again_from_where_they_came() {
 }
 
 #[test]
+fn a_registered_image_whose_files_are_gone_is_marked() {
+    let mut deck = busy();
+    let golden = deck.images.iter().find(|image| image.name == "golden").unwrap();
+    let path = golden.files.rootfs.clone();
+    deck.missing = Arc::new([(golden.id.clone(), vec![path.clone()])].into());
+    let mut model = sample::model(deck, 200, 60);
+    press(&mut model, "2 / g o l d e n enter");
+    let screen = text(&render(&model));
+    assert!(screen.contains("registered: files missing"), "{screen}");
+    assert!(screen.contains(&format!("missing     {}", path.display())), "{screen}");
+}
+
+#[test]
 fn escape_takes_the_count_and_leaves_the_marks() {
     let mut model = sample::model(busy(), 80, 24);
     press(&mut model, "space space 0 3 esc");

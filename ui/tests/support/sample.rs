@@ -388,6 +388,7 @@ pub(crate) fn busy() -> Snapshot {
         operation_of(34, OperationKind::VmCreate, "api", OperationState::Interrupted, 2 * DAY),
     ];
     Snapshot {
+        missing: Arc::default(),
         generation: 7,
         images: Arc::new(images),
         kernels: Arc::new(vec![
@@ -538,6 +539,7 @@ pub(crate) fn large(vms: usize, images: usize) -> Snapshot {
         vm
     });
     Snapshot {
+        missing: Arc::default(),
         generation: 1,
         vms: Arc::new(all.collect()),
         images: Arc::new(images),

@@ -9,6 +9,8 @@ use crate::view::table::Column;
 
 /// What stands for the reference of an image that was registered.
 const UNMANAGED: &str = "registered: files of your own";
+/// The same where some of them are gone.
+const MISSING: &str = "registered: files missing";
 
 pub(in crate::view) const IMAGES: &[Column<Image>] = &[
     Column::<Image>::new("NAME", 0, (14, 34), |cell, image| cell.name(&image.name))
@@ -24,6 +26,9 @@ pub(in crate::view) const IMAGES: &[Column<Image>] = &[
     created(2, 2),
     Column::<Image>::new("REFERENCE", 4, (16, 70), |cell, image| {
         let style = cell.model.theme.dim;
+        if cell.model.snapshot.missing.contains_key(&image.id) {
+            return cell.text(MISSING, cell.model.theme.bad);
+        }
         match &image.reference {
             Some(reference) => cell.reference(reference, style),
             None if image.managed => {}

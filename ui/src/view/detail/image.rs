@@ -23,6 +23,9 @@ pub(super) fn image(pen: &mut Pen<'_, '_>, image: &Image) {
         if image.managed { "yes, the files are vmdeck's" } else { "no, registered files of your own" },
     );
     pen.field("file", &image.files.rootfs.display().to_string());
+    for path in model.snapshot.missing.get(&image.id).into_iter().flatten() {
+        pen.field("missing", &path.display().to_string());
+    }
     pen.field("id", image.id.as_str());
     pen.field_format("created", format_args!("{} ago", Span(model.now - image.created_at)));
     let users: Vec<_> =

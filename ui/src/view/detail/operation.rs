@@ -33,6 +33,7 @@ pub(super) fn operation(pen: &mut Pen<'_, '_>, view: &OperationView) {
             _ => "by ",
         };
         line.format(format_args!("  {whose}pid {}", record.owner.pid), theme.dim);
+        line.skip(1);
         let took = between(record.started_at, record.ended_at.unwrap_or(model.now));
         line.right(11, format_args!("{}", Took(took)), theme.bold);
     });
