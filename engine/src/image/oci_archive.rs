@@ -62,18 +62,20 @@ pub(crate) fn write(
     };
     // Machines have the work seed's content where the root file system has the home of root.
     let home_of_root = folder(&root.0, HOME).map_err(|error| unreadable(root.1, error))?;
-    match home.as_ref().zip(home_of_root) {
-        Some((home, stat)) => {
-            pack(&root, Branch { without: Some(HOME), ..Branch::default() })?;
+    // Where it may be a link to a folder elsewhere (ostree), the link stays.
+    let place = real_path(&root.0, HOME).map_err(|error| unreadable(root.1, error))?;
+    match home.as_ref().zip(home_of_root).zip(place) {
+        Some(((home, stat), place)) => {
+            pack(&root, Branch { without: Some(&place), ..Branch::default() })?;
             // Made for a key alone, which does not go along: the home is as it was before.
-            let keys = [HOME, b"/.ssh"].concat();
+            let keys = [&place, b"/.ssh".as_slice()].concat();
             let untouched =
                 holds_no_key(&home.0) && folder(&root.0, &keys).is_ok_and(|found| found.is_none());
             pack(
                 home,
                 Branch {
-                    place: &[HOME, b"/"].concat(),
-                    without: untouched.then_some(b".ssh"),
+                    place: &[&place, b"/".as_slice()].concat(),
+                    without: untouched.then_some(&keys),
                     modified: untouched.then_some(stat.modified),
                 },
             )?;
@@ -143,6 +145,45 @@ fn open(path: &Path) -> Result<(Reader, &Path)> {
 fn folder(reader: &Reader, path: &[u8]) -> std::result::Result<Option<Stat>, ImageError> {
     let Some(found) = reader.resolve(path)? else { return Ok(None) };
     Ok(Some(reader.stat(found)?).filter(|stat| stat.kind == FileKind::Directory))
+}
+
+/// The path of what a path leads to, without links, `.` and `..`; `None` when it leads nowhere.
+fn real_path(reader: &Reader, path: &[u8]) -> std::result::Result<Option<Vec<u8>>, ImageError> {
+    /// As many links as Linux follows (path_resolution(7)).
+    const MOST_LINKS: usize = 40;
+    let parts = |path: &[u8]| path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (mut left, mut done) = (parts(path), vec![(Vec::new(), reader.root())]);
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        match part.as_slice() {
+            b"" | b"." => continue,
+            b".." if done.len() > 1 => {
+                done.pop();
+                continue;
+            }
+            b".." => continue,
+            _ => {}
+        }
+        let folder = done.last().map_or(reader.root(), |(_, inode)| *inode);
+        if reader.stat(folder)?.kind != FileKind::Directory {
+            return Ok(None);
+        }
+        let Some(inode) = reader.lookup(folder, &part)? else { return Ok(None) };
+        if reader.stat(inode)?.kind != FileKind::Symlink {
+            done.push((part, inode));
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Ok(None);
+        }
+        let target = reader.read_link(inode)?;
+        if target.starts_with(b"/") {
+            done.truncate(1);
+        }
+        left.extend(parts(&target));
+    }
+    Ok(Some(done.into_iter().skip(1).map(|(part, _)| part).collect::<Vec<_>>().join(&b'/')))
 }
 
 /// Whether all that is in `.ssh` of a work seed is an empty list of keys.
@@ -234,7 +275,7 @@ impl From<io::Error> for LayerError {
 struct Branch<'a> {
     /// Where its root folder goes, with a slash at the end.
     place: &'a [u8],
-    /// Something in its root folder that is left out.
+    /// Something that is left out, by its path in the archive.
     without: Option<&'a [u8]>,
     /// Time of its root folder, if not its own.
     modified: Option<Timestamp>,
@@ -265,11 +306,11 @@ impl<W: Write> Layer<'_, W> {
             entries.sort();
             let mut below = Vec::new();
             for (name, inode) in entries {
-                if path == place && (name == b"lost+found" || without == Some(name.as_slice())) {
-                    continue;
-                }
                 let mut member = path.clone();
                 member.extend(&name);
+                if path == place && name == b"lost+found" || without == Some(member.as_slice()) {
+                    continue;
+                }
                 let stat = self.reader.stat(inode)?;
                 if stat.kind == FileKind::Directory {
                     member.push(b'/');
@@ -310,7 +351,7 @@ impl<W: Write> Layer<'_, W> {
             }
             FileKind::File => {
                 self.with_attributes(path, inode, tar::EntryType::Regular, stat, None)?;
-                self.content(inode, stat.size)
+                self.content(inode, stat)
             }
         }
     }
@@ -396,7 +437,9 @@ impl<W: Write> Layer<'_, W> {
         Ok(())
     }
 
-    fn content(&mut self, inode: InodeNumber, size: u64) -> Result<(), LayerError> {
+    fn content(&mut self, inode: InodeNumber, stat: &Stat) -> Result<(), LayerError> {
+        // Holes are no work that is there to be done, as the total has it.
+        let (size, mut stored) = (stat.size, stat.allocated);
         let mut buffer = vec![0; STEP.min(usize::try_from(size).unwrap_or(STEP).max(1))];
         let mut position = 0;
         while position < size {
@@ -409,7 +452,9 @@ impl<W: Write> Layer<'_, W> {
             }
             self.builder.get_mut().write_all(&buffer[..count])?;
             position += count as u64;
-            self.part.advance(count as u64);
+            let counted = stored.min(count as u64);
+            stored -= counted;
+            self.part.advance(counted);
         }
         // Members begin at multiples of 512 bytes.
         let padding = (512 - size % 512) % 512;

@@ -147,7 +147,7 @@ pub(crate) fn derive(rootfs: &Path, seed: &Path, cancel: &CancellationToken) -> 
     {
         home = Some(found);
     }
-    write(seed, home.map(|home| (&reader, home)), None, cancel)
+    write(seed, home.map(|home| (&reader, home)), None, None, cancel)
 }
 
 /// Writes a new work seed with the content of a folder.
@@ -155,6 +155,7 @@ fn write(
     seed: &Path,
     home: Option<(&Reader, InodeNumber)>,
     forget: Option<(InodeNumber, &str)>,
+    copied: Option<([u8; 16], Timestamp)>,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let doing = || format!("cannot write the work seed `{}`", seed.display());
@@ -165,11 +166,11 @@ fn write(
         .mode(0o600)
         .open(seed)
         .map_err(|error| Error::io(doing(), error))?;
-    let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid).map_err(|error| Error::failed(doing()).with_source(error))?;
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    let created = now();
+    // A copy is what it is a copy of.
+    let (uuid, created) = match copied {
+        Some(identity) => identity,
+        None => (random_uuid().map_err(|error| Error::failed(doing()).with_source(error))?, now()),
+    };
     let options =
         Options { size: 0, free: FREE, journal: JOURNAL, uuid, label: "vmdeck-work".into(), created };
     let unwritable = |error: vmdeck_ext4::FormatError| Error::failed(doing()).with_source(error);
@@ -198,7 +199,17 @@ pub(crate) fn without_key(
     let reader = Reader::open(file).map_err(unreadable)?;
     let keys = reader.resolve(b".ssh/authorized_keys").map_err(unreadable)?;
     let forget = keys.map(|keys| (keys, public_line));
-    write(copy, Some((&reader, reader.root())), forget, cancel)
+    let made = reader.stat(reader.root()).map_err(unreadable)?.modified;
+    write(copy, Some((&reader, reader.root())), forget, Some((reader.uuid(), made)), cancel)
+}
+
+/// RFC 9562, section 5.4.
+fn random_uuid() -> Result<[u8; 16], getrandom::Error> {
+    let mut uuid = [0; 16];
+    getrandom::fill(&mut uuid)?;
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Ok(uuid)
 }
 
 /// The lines of `authorized_keys` that hold another key than that of `public_line`.

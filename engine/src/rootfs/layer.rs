@@ -112,11 +112,13 @@ pub(super) fn read_layer<S: Source>(
             }
         };
         let xattrs = chunk.push_xattrs(&entry.xattrs);
+        // A symbolic link has no rights of its own on Linux (symlink(7)), whatever its archive says.
+        let mode = if matches!(kind, LayerEntryKind::Symlink(_)) { 0o777 } else { entry.mode };
         chunk.push(LayerEntry {
             path,
             xattrs,
             kind,
-            mode: entry.mode,
+            mode,
             uid: entry.uid,
             gid: entry.gid,
             modified: entry.modified,
