@@ -20,6 +20,7 @@ pub mod operation;
 mod pieces;
 pub mod process;
 pub mod readiness;
+mod regular_file;
 pub mod rootfs;
 pub mod snapshot;
 mod space;

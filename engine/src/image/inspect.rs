@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use vmdeck_ext4::Reader;
+use vmdeck_ext4::{ImageError, Reader};
 
 use super::manifest::Platform;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::regular_file;
 
 /// Place and value of ext4's magic number (kernel documentation, filesystems/ext4, "Super Block").
 const SUPERBLOCK: u64 = 1024;
@@ -28,28 +29,31 @@ pub(crate) struct Ext4 {
     pub(crate) used: u64,
 }
 
-/// What to say of a file that cannot be opened.
+/// What to say of a file that cannot be opened, or that [`regular_file::open`] does not take.
 pub(crate) fn unopened(path: &Path, what: &str, error: io::Error) -> Error {
+    let is = |kind: &str| Error::usage(format!("the {what} `{}` is {kind}", path.display()));
     match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::not_found(format!("there is no {what} `{}`", path.display())).with_hint("check the path")
-        }
+        io::ErrorKind::NotFound => Error::not_found(format!("there is no {what} `{}`", path.display()))
+            .with_hint("check the path: it is taken from the folder that vmdeck runs in"),
+        io::ErrorKind::IsADirectory => is("a folder").with_hint("name a file"),
+        io::ErrorKind::InvalidInput => is("no regular file").with_hint("name a file"),
         _ => Error::io(format!("cannot open the {what} `{}`", path.display()), error),
     }
 }
 
 /// Opens a regular file for a look at it.
 fn open(path: &Path, what: &str) -> Result<(File, u64)> {
-    let fail = |error| unopened(path, what, error);
-    // A fifo would block for ever when opened.
-    let metadata = std::fs::metadata(path).map_err(fail)?;
-    if !metadata.is_file() {
-        let kind = if metadata.is_dir() { "a folder" } else { "no regular file" };
-        return Err(Error::usage(format!("the {what} `{}` is {kind}", path.display())).with_hint(
-            if what == "kernel" { KERNEL_HINT } else { "name a file, for example a raw ext4 image" },
-        ));
-    }
-    Ok((File::open(path).map_err(fail)?, metadata.len()))
+    regular_file::open(path).map_err(|error| {
+        let error = unopened(path, what, error);
+        if error.kind() != ErrorKind::Usage {
+            return error;
+        }
+        error.with_hint(if what == "kernel" {
+            KERNEL_HINT
+        } else {
+            "name a file, for example a raw ext4 image"
+        })
+    })
 }
 
 /// Checks that a file is an ext4 file system, whole by its length. Blocking, brief.
@@ -76,8 +80,11 @@ pub(crate) fn is_readable(path: &Path, what: &str) -> Result<()> {
     let (file, _) = open(path, what)?;
     let read = Reader::open(file).and_then(|reader| reader.entries(reader.root()).map(drop));
     read.map_err(|error| {
-        Error::usage(format!("the {what} `{}` cannot be read: {error}", path.display()))
-            .with_hint(format!("check it by `e2fsck -f {}`", path.display()))
+        let hint = match error {
+            ImageError::Unsupported { .. } => "make the file system without that feature".to_owned(),
+            _ => format!("check it by `e2fsck -f {}`", path.display()),
+        };
+        Error::usage(format!("the {what} `{}` cannot be read: {error}", path.display())).with_hint(hint)
     })
 }
 

@@ -36,6 +36,8 @@ pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
 pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
 /// Most layers of one image. Overlay file systems, which other tools use, end at 500.
 const MOST_LAYERS: usize = 512;
+/// Most entries of an index looked into that do not say which platform they are for.
+const MOST_TRIES: usize = 16;
 
 /// `oci-client` has no name for it yet.
 const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -219,7 +221,9 @@ impl Document {
     }
 }
 
-const NO_REGISTRY: &str = "check that the address is a registry's, and the image one for containers";
+/// The next step where a text is none of an image's.
+pub(crate) const NO_REGISTRY: &str =
+    "check that the address is a registry's, and the image one for containers";
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
@@ -296,22 +300,30 @@ impl Descriptor {
     }
 }
 
-/// The entry of an index that is for `platform`; the first of equals, as the specification has it.
-pub(crate) fn select<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
-    let images: Vec<&Descriptor> = entries
-        .iter()
-        .filter(|entry| !entry.is_attestation())
-        .filter(|entry| {
-            matches!(entry.media_type.as_str(), OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST | "")
-        })
-        .collect();
-    let ranked = images.iter().filter_map(|entry| match &entry.platform {
-        Some(offered) => platform.rank(offered).map(|rank| (rank, *entry)),
-        // It does not say; its config will.
-        None => Some((u8::MAX, *entry)),
-    });
+/// The entries of an index that are images.
+pub(crate) fn images(entries: &[Descriptor]) -> Vec<&Descriptor> {
+    let is_image = |entry: &&Descriptor| {
+        !entry.is_attestation()
+            && matches!(
+                entry.media_type.as_str(),
+                OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST | ""
+            )
+    };
+    entries.iter().filter(is_image).collect()
+}
+
+/// The entries of an index that may be for `platform`, never none: the one that says so, the first of
+/// equals as the specification has it; else those that do not say, whose configs will.
+pub(crate) fn candidates<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<Vec<&'a Descriptor>> {
+    let images = images(entries);
+    let ranked = images.iter().filter_map(|entry| Some((platform.rank(entry.platform.as_ref()?)?, *entry)));
     if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
-        return Ok(entry);
+        return Ok(vec![entry]);
+    }
+    let silent: Vec<&Descriptor> =
+        images.iter().copied().filter(|entry| entry.platform.is_none()).take(MOST_TRIES).collect();
+    if !silent.is_empty() {
+        return Ok(silent);
     }
     if images.is_empty() {
         return Err(Error::failed("the index holds no image"));
@@ -370,12 +382,17 @@ impl Config {
         })
     }
 
+    /// Whether an image can be one for this platform.
+    pub(crate) fn is_for(&self, wanted: &Platform) -> bool {
+        // Some tools leave both out of the config; then there is nothing to compare.
+        let fits = |offered: &str, wanted: &str| offered.is_empty() || offered == wanted;
+        fits(&self.platform.os, &wanted.os) && fits(&self.platform.architecture, &wanted.architecture)
+    }
+
     /// Refuses an image made for another machine.
     pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
         let offered = &self.platform;
-        // Some tools leave both out of the config; then there is nothing to compare.
-        let differs = |offered: &str, wanted: &str| !offered.is_empty() && offered != wanted;
-        if differs(&offered.os, &wanted.os) || differs(&offered.architecture, &wanted.architecture) {
+        if !self.is_for(wanted) {
             return Err(Error::failed(format!("the image is for {offered}; this host runs {wanted}"))
                 .with_hint("choose a tag or digest that is for this host's architecture"));
         }
@@ -435,7 +452,7 @@ mod tests {
             entry("linux", "arm", Some("v7"), "armv7"),
             entry("linux", "arm64", Some("v8"), "arm64"),
         ];
-        let chosen = |platform: Platform| select(&entries, &platform).unwrap().digest;
+        let chosen = |platform: Platform| candidates(&entries, &platform).unwrap()[0].digest;
         assert_eq!(chosen(platform("amd64", None)), Digest::of(b"plain"));
         assert_eq!(chosen(platform("arm", Some("v7"))), Digest::of(b"armv7"));
         assert_eq!(chosen(platform("arm64", Some("v8"))), Digest::of(b"arm64"));
@@ -444,10 +461,10 @@ mod tests {
     #[test]
     fn an_index_without_the_platform_says_what_it_has() {
         let entries = [entry("linux", "arm64", Some("v8"), "a"), entry("windows", "amd64", None, "b")];
-        let error = select(&entries, &platform("amd64", None)).unwrap_err();
+        let error = candidates(&entries, &platform("amd64", None)).unwrap_err();
         assert!(error.to_string().contains("no image for linux/amd64"), "{error}");
         assert!(error.to_string().contains("linux/arm64/v8, windows/amd64"), "{error}");
-        assert!(select(&[], &platform("amd64", None)).unwrap_err().to_string().contains("no image"));
+        assert!(candidates(&[], &platform("amd64", None)).unwrap_err().to_string().contains("no image"));
     }
 
     #[test]

@@ -12,10 +12,10 @@
 //! Both locks are per key: pulls of different things never wait for each other. A lock's holder that
 //! is cancelled or dies lets the next waiter go on by itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::bundle::FetchBundle;
+use super::bundle::{self, FetchBundle};
 use super::digest::Digest;
 use super::flatten::Flatten;
 use super::publish::{Replacing, share};
@@ -23,7 +23,7 @@ use super::record::{Image, ImageLayer};
 use super::reference::{BundleLocation, ImageReference};
 use super::registry::client::RegistryClient;
 use super::settings::Settings;
-use super::source::archive::TarIndex;
+use super::source::archive::{Scratch, TarIndex};
 use super::source::docker_archive::DockerArchiveSource;
 use super::source::layout::{Files, LayoutSource};
 use super::source::registry::RegistrySource;
@@ -36,7 +36,6 @@ use crate::identifier::{ImageId, check_name};
 use crate::image::flatten::blocking;
 use crate::lock::{KeyedGuard, KeyedLocks};
 use crate::operation::Operation;
-use crate::rootfs::Compression;
 use crate::space;
 use crate::staging::Staging;
 use crate::store;
@@ -47,6 +46,8 @@ struct Bundle<'a> {
     reference: &'a ImageReference,
     location: &'a BundleLocation,
     digest: Option<Digest>,
+    plain_http: bool,
+    replace: bool,
 }
 
 impl ImageService {
@@ -69,25 +70,37 @@ impl ImageService {
             return Ok(image.clone());
         }
         if let ImageReference::Bundle(location, digest) = &reference {
-            let is_it = |image: &Image| match digest {
-                Some(pinned) => came_from_bundle(image, pinned),
-                // It is known by its name alone: nothing tells more before it is fetched as a whole.
-                None => was_pulled_from(image, &reference),
+            let bundle = Bundle {
+                reference: &reference,
+                location,
+                digest: *digest,
+                plain_http: request.plain_http,
+                replace: request.replace,
             };
-            return match there {
-                Some(image) if !request.replace && is_it(&image) => Ok(image),
-                Some(image) if !request.replace => {
-                    Err(store::images::other_content(&image, &request.reference, None))
+            let Some(image) = there else { return self.pull_bundle(name, bundle, None, &operation).await };
+            if request.replace {
+                return self.pull_bundle(name, bundle, Some(image), &operation).await;
+            }
+            return match digest {
+                Some(pinned) if came_from_bundle(&image, pinned) => Ok(image),
+                // The same bundle, perhaps, pulled without its digest.
+                Some(_) if is_of_bundle(&image) => {
+                    self.pull_bundle(name, bundle, Some(image), &operation).await
                 }
-                there => {
-                    let bundle = Bundle { reference: &reference, location, digest: *digest };
-                    self.pull_bundle(name, bundle, there, request.plain_http, &operation).await
+                None if was_pulled_from(&image, &reference) => {
+                    self.check_bundle(&image, bundle, &operation).await?;
+                    Ok(image)
                 }
+                _ => Err(store::images::other_content(&image, &request.reference, None)),
             };
         }
 
         let staging = Staging::create(&self.shared.data, operation.id()).await?;
-        let scratch = staging.path().to_owned();
+        let scratch = Scratch {
+            folder: staging.path().to_owned(),
+            progress: Arc::clone(operation.progress()),
+            cancel: cancel.clone(),
+        };
         let settings = self.shared.settings.clone();
         let source = open_source(reference.clone(), request.plain_http, settings, scratch).await?;
         let resolving = source.resolve(&self.shared.settings.platform);
@@ -113,7 +126,7 @@ impl ImageService {
             self.settle_replaced(replaced, &operation).await;
             return Ok(image);
         }
-        self.check_space(&resolved)?;
+        self.check_space(&resolved, source.is_remote())?;
         self.build(image, resolved, source, &staging, replacing, &operation).await
     }
 
@@ -174,7 +187,6 @@ impl ImageService {
         name: String,
         bundle: Bundle<'_>,
         there: Option<Image>,
-        plain_http: bool,
         operation: &Operation,
     ) -> Result<Image> {
         let shared = &self.shared;
@@ -193,7 +205,7 @@ impl ImageService {
         let fetched = (shared.settings.seams.bundle_fetch)(FetchBundle {
             location: bundle.location.clone(),
             digest: bundle.digest,
-            plain_http,
+            plain_http: bundle.plain_http,
             folder: folder.clone(),
             cache: shared.cache.clone(),
             patience: shared.settings.patience.clone(),
@@ -205,7 +217,11 @@ impl ImageService {
         let replacing = match there {
             None => Replacing::Nothing,
             Some(image) if image.digest.as_ref() == Some(&digest) => return Ok(image),
-            Some(image) => Replacing::Older(image.id),
+            Some(image) if bundle.replace => Replacing::Older(image.id),
+            Some(image) => {
+                let reference = bundle.reference.to_string();
+                return Err(store::images::other_content(&image, &reference, Some(&digest)));
+            }
         };
         let manifest = fetched.manifest;
         let platform = &shared.settings.platform;
@@ -238,6 +254,27 @@ impl ImageService {
         self.seed_and_publish(image, folder, replacing, operation).await
     }
 
+    /// Whether an image is still what its bundle gives, as far as that tells without being read as a whole.
+    async fn check_bundle(&self, image: &Image, bundle: Bundle<'_>, operation: &Operation) -> Result<()> {
+        let announced = match bundle.location {
+            BundleLocation::File(path) => {
+                let path = path.clone();
+                blocking(move || bundle::announced(&path)).await?
+            }
+            BundleLocation::Url(_) => None,
+        };
+        let Some(announced) = announced.map(|digest| digest.to_string()) else {
+            operation
+                .log(format!("`{}` is as it was pulled before; --replace gets it anew", image.name))
+                .await;
+            return Ok(());
+        };
+        if image.digest.as_ref() == Some(&announced) {
+            return Ok(());
+        }
+        Err(store::images::other_content(image, &bundle.reference.to_string(), Some(&announced)))
+    }
+
     /// Another name for what an earlier pull of the very same bundle gave, if there is that.
     async fn share_bundle(
         &self,
@@ -255,7 +292,11 @@ impl ImageService {
         let replacing = match there {
             None => Replacing::Nothing,
             Some(image) if image.digest == other.digest => return Ok(Some(image.clone())),
-            Some(image) => Replacing::Older(image.id.clone()),
+            Some(image) if bundle.replace => Replacing::Older(image.id.clone()),
+            Some(image) => {
+                let reference = bundle.reference.to_string();
+                return Err(store::images::other_content(image, &reference, other.digest.as_deref()));
+            }
         };
         let image = Image {
             id: ImageId::random(),
@@ -300,23 +341,18 @@ impl ImageService {
         }
     }
 
-    /// Refuses before bytes land what can never fit.
+    /// Refuses before bytes land what cannot fit.
     ///
-    /// How large layers are when unpacked is not known before; what is demanded is what packed tars
-    /// are at least: three times their length, as root file systems of distributions are.
-    fn check_space(&self, image: &ResolvedImage) -> Result<()> {
-        let unpacked = |layer: &super::source::LayerBlob| match layer.compression {
-            Compression::None | Compression::Detect => layer.size,
-            Compression::Gzip | Compression::Zstd => layer.size.saturating_mul(5) / 2,
-        };
+    /// How large layers are when unpacked is not known before; what is demanded is what they are packed,
+    /// which files that are packed already, and nothing else, are unpacked, too.
+    fn check_space(&self, image: &ResolvedImage, is_remote: bool) -> Result<()> {
         let missing = |layer: &super::source::LayerBlob| {
             layer.digest.map_or(0, |digest| layer.size.saturating_sub(self.shared.cache.present(&digest)))
         };
-        let is_remote = image.layers.iter().all(|layer| layer.digest.is_some());
         let needed: u64 = image
             .layers
             .iter()
-            .map(|layer| unpacked(layer) + if is_remote { missing(layer) } else { 0 })
+            .map(|layer| layer.size.saturating_add(if is_remote { missing(layer) } else { 0 }))
             .fold(0, u64::saturating_add);
         let root = self.shared.data.root();
         let free = space::free(root)?;
@@ -324,13 +360,14 @@ impl ImageService {
             return Ok(());
         }
         Err(Error::failed(format!(
-            "the image needs about {} below `{}`, where {} are free",
+            "the image needs at least {} below `{}`, where {} are free",
             bytes(needed),
             root.display(),
             bytes(free)
         ))
         .with_hint(
-            "free some space (`vmdeck df` shows what vmdeck holds), or set VMDECK_DATA_DIR to a larger disk",
+            "free some space (`vmdeck df` shows what vmdeck holds, `vmdeck image prune` clears the cache), \
+             or set VMDECK_DATA_DIR to a larger disk",
         ))
     }
 }
@@ -341,6 +378,12 @@ pub(super) fn default_name(text: &str, reference: &ImageReference) -> String {
     let from_catalog = check_name("an image", text).is_ok()
         && text.parse::<ImageReference>().ok().as_ref() != Some(reference);
     if from_catalog { text.to_owned() } else { reference.default_name() }
+}
+
+/// Whether an image was pulled from a bundle.
+fn is_of_bundle(image: &Image) -> bool {
+    let reference = image.reference.as_deref().and_then(|text| text.parse().ok());
+    matches!(reference, Some(ImageReference::Bundle(..)))
 }
 
 /// Whether an image was pulled from the bundle with this digest, wherever that lay.
@@ -359,7 +402,7 @@ pub(crate) async fn open_source(
     reference: ImageReference,
     plain_http: bool,
     settings: Settings,
-    scratch: PathBuf,
+    scratch: Scratch,
 ) -> Result<Arc<dyn Source>> {
     blocking(move || {
         Ok(match reference {

@@ -278,12 +278,23 @@ async fn a_tag_that_moved_takes_the_place_of_its_image() {
     export(&bench, "app", &path).await.unwrap();
     let bundle = |replace| PullImage { replace, ..request(&format!("bundle:{}", path.display()), "packed") };
     let packed = bench.images.pull(bundle(false), None).wait().await.unwrap();
-    assert_eq!(bench.images.pull(bundle(true), None).wait().await.unwrap(), packed);
+    for replace in [false, true] {
+        assert_eq!(bench.images.pull(bundle(replace), None).wait().await.unwrap(), packed);
+    }
+    // Its digest says no more than is known of it.
+    let pinned = format!("bundle:{}@{}", path.display(), Digest::of(&fs::read(&path).unwrap()));
+    assert_eq!(bench.pull(&pinned, "packed").await.unwrap(), packed);
+    // Exported again it is the same file.
+    let again = bench.folder.path().join("again.tar.zst");
+    export(&bench, "app", &again).await.unwrap();
+    assert_eq!(Digest::of(&fs::read(&again).unwrap()), Digest::of(&fs::read(&path).unwrap()));
     fs::remove_file(&path).unwrap();
     move_to("4");
     replace().await;
     export(&bench, "app", &path).await.unwrap();
-    assert_eq!(bench.images.pull(bundle(false), None).wait().await.unwrap(), packed);
+    let error = bench.images.pull(bundle(false), None).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(whole(&error).contains("--replace"), "{}", whole(&error));
     let other = bench.images.pull(bundle(true), None).wait().await.unwrap();
     assert_eq!(version(&other), "4");
 }
@@ -359,6 +370,42 @@ async fn an_oci_archive_holds_the_same_tree() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// As systems of ostree have it.
+#[tokio::test]
+async fn an_oci_archive_keeps_a_home_of_root_that_is_a_link() {
+    let bench = Bench::new();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    // As Python's tarfile writes them.
+    header.set_mode(0o644);
+    builder.append_link(&mut header, "root", "var/roothome").unwrap();
+    let layer = [
+        &tar_of(&[("var/", b""), ("var/roothome/", b""), ("var/roothome/x", b"x\n")])[..2048],
+        &builder.into_inner().unwrap(),
+    ]
+    .concat();
+    let layout = bench.folder.path().join("layout");
+    write_layout(&layout, &[(&TestImage::new(&[(GZIP, layer)]), None)]);
+    let image = bench.pull(&format!("oci:{}", layout.display()), "linked").await.unwrap();
+    if !has("debugfs") {
+        return;
+    }
+    write_into(image.files.work_seed.as_ref().unwrap(), "notes", b"kept\n");
+    let path = bench.folder.path().join("linked.tar");
+    let request =
+        ExportImage { name: "linked".into(), output: path.clone(), format: ExportFormat::OciArchive };
+    bench.images.export(request, None).wait().await.unwrap();
+    let back = bench.pull(&format!("oci-archive:{}", path.display()), "back").await.unwrap();
+    assert_eq!(names_in(&back.files.rootfs, "/var/roothome"), [".", "..", "notes", "x"]);
+    let output =
+        Command::new("/usr/sbin/debugfs").args(["-R", "stat /root"]).arg(&back.files.rootfs).output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains("Type: symlink") && text.contains("Mode:  0777"), "{text}");
+    assert!(text.contains("\"var/roothome\""), "{text}");
 }
 
 #[tokio::test]

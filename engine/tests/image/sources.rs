@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use vmdeck_engine::ErrorKind;
 
 use crate::fixture::*;
@@ -53,7 +55,7 @@ async fn a_tag_chooses_among_the_images_of_a_layout() {
     check_small(&bench.pull(&reference(":small"), "a").await.unwrap());
     let error = bench.pull(&reference(""), "b").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
-    assert!(whole(&error).contains("`small`, `other`"), "{}", whole(&error));
+    assert!(whole(&error).contains("`:other`, `:small`"), "{}", whole(&error));
     let error = bench.pull(&reference(":none"), "b").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(whole(&error).contains("`none`"), "{}", whole(&error));
@@ -163,4 +165,69 @@ async fn a_damaged_layout_is_found_by_its_digests_and_lengths() {
     assert!(text.contains("config") && text.contains("digest"), "{text}");
     let text = damage(&image.manifest, &flipped(&image.manifest)).await;
     assert!(text.contains("manifest") && text.contains("damaged"), "{text}");
+}
+
+#[tokio::test]
+async fn of_several_images_none_is_taken_without_being_asked_for() {
+    let bench = Bench::new();
+    let other = TestImage::new(&[(GZIP, tar_of(&[("etc/", b""), ("etc/name", b"other\n")]))]);
+    for (folder, tags) in [("untagged", [None, None]), ("mixed", [None, Some("a")])] {
+        let layout = bench.folder.path().join(folder);
+        write_layout(&layout, &[(&other, tags[0]), (&small_image(), tags[1])]);
+        let error = bench.pull(&format!("oci:{}", layout.display()), "x").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        let digest = other.manifest.digest();
+        assert!(whole(&error).contains(&format!("`@{digest}`")), "{}", whole(&error));
+        let archive = bench.folder.path().join(format!("{folder}.tar"));
+        pack(&layout, &archive);
+        for place in [format!("oci:{}", layout.display()), format!("oci-archive:{}", archive.display())] {
+            let image = bench.pull(&format!("{place}@{digest}"), "other").await.unwrap();
+            assert_eq!(image.digest, Some(digest.to_string()));
+            assert_eq!(image.reference, Some(format!("{place}@{digest}")));
+            bench.images.delete("other").await.unwrap();
+        }
+        let none = format!("oci:{}@sha256:{}", layout.display(), "0".repeat(64));
+        assert_eq!(bench.pull(&none, "x").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    // Two names of one image are no choice.
+    let layout = bench.folder.path().join("twice");
+    write_layout(&layout, &[(&small_image(), Some("1")), (&small_image(), Some("1.0"))]);
+    check_small(&bench.pull(&format!("oci:{}", layout.display()), "x").await.unwrap());
+}
+
+#[tokio::test]
+async fn an_entry_that_does_not_say_what_it_is_for_is_looked_into() {
+    let bench = Bench::new();
+    let layout = bench.folder.path().join("layout");
+    let foreign = TestImage::for_architecture("s390x", &[(GZIP, tar_of(&[("etc/", b"")]))]);
+    write_layout(&layout, &[(&foreign, None), (&small_image(), None)]);
+    // As an index within the index, which is one image for several platforms.
+    let index = fs::read(layout.join("index.json")).unwrap();
+    let nested = Blob { media_type: INDEX.into(), bytes: index };
+    fs::write(layout.join("blobs/sha256").join(nested.digest().hex()), &nested.bytes).unwrap();
+    let top = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [nested.descriptor()]});
+    fs::write(layout.join("index.json"), top.to_string()).unwrap();
+    check_small(&bench.pull(&format!("oci:{}", layout.display()), "x").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_fifo_is_not_waited_for() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let bench = Bench::new();
+    let fifo = bench.folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for form in ["oci-archive", "docker-archive", "bundle"] {
+        let reference = format!("{form}:{}", fifo.display());
+        let error = timeout(PATIENCE, bench.pull(&reference, "x")).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{form}");
+        assert!(whole(&error).contains("is no regular file"), "{}", whole(&error));
+    }
+    let layout = bench.folder.path().join("layout");
+    write_layout(&layout, &[(&small_image(), None)]);
+    fs::remove_file(layout.join("index.json")).unwrap();
+    fs::rename(&fifo, layout.join("index.json")).unwrap();
+    let reference = format!("oci:{}", layout.display());
+    let error = timeout(PATIENCE, bench.pull(&reference, "x")).await.unwrap().unwrap_err();
+    assert!(whole(&error).contains("no regular file"), "{}", whole(&error));
+    bench.assert_clean().await;
 }

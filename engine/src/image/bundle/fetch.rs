@@ -25,6 +25,7 @@ use crate::image::registry::download::{Download, stream};
 use crate::operation::Operation;
 use crate::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
 use crate::pieces::Pieces;
+use crate::regular_file;
 use crate::space;
 
 /// Pieces of a download that wait for the unpacker.
@@ -91,6 +92,14 @@ pub(crate) async fn fetch(request: FetchBundle) -> Result<FetchedBundle> {
             settle(got, kept, url)
         }
     }
+}
+
+/// The content that a bundle's file announces, where its head tells ([`FetchedBundle::content`]). Blocking,
+/// brief.
+pub(crate) fn announced(path: &Path) -> Result<Option<Digest>> {
+    let opened = regular_file::open(path);
+    let (file, _) = opened.map_err(|error| super::super::inspect::unopened(path, "bundle", error))?;
+    Ok(super::read::announced(io::BufReader::new(file)))
 }
 
 /// Why there is no bundle.
@@ -188,12 +197,9 @@ fn name_it(error: Error, place: &str) -> Error {
 }
 
 fn open(path: &Path, part: &ProgressPart) -> Result<File> {
-    let fail = |error| super::super::inspect::unopened(path, "bundle", error);
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(Error::usage(format!("`{}` is no regular file", path.display())));
-    }
-    let file = File::open(path).map_err(fail)?;
-    part.set_total(file.metadata().map_err(fail)?.len());
+    let opened = regular_file::open(path);
+    let (file, length) = opened.map_err(|error| super::super::inspect::unopened(path, "bundle", error))?;
+    part.set_total(length);
     part.set_state(ProgressState::Active);
     Ok(file)
 }

@@ -17,8 +17,8 @@ use super::digest::Digest;
 use super::flatten::{INITRD, KERNEL, MODULES, ROOTFS, WORK_SEED};
 use super::record::{ImageConfig, ImageLayer};
 
-pub(crate) use fetch::fetch;
 pub use fetch::{FetchBundle, FetchedBundle};
+pub(crate) use fetch::{announced, fetch};
 pub(crate) use write::write;
 
 /// Name of the member that describes the others.

@@ -99,6 +99,22 @@ pub(super) fn unpack(
     Ok((manifest, digest))
 }
 
+/// What [`unpack`] would give as the digest, read from the head of a bundle whose manifest is the first of
+/// its members; `None` for any other. Nothing is verified but that manifest. Blocking, brief.
+pub(super) fn announced(reader: impl Read) -> Option<Digest> {
+    let mut decoder = zstd::Decoder::new(reader).ok()?;
+    decoder.window_log_max(WINDOW).ok()?;
+    let mut archive = tar::Archive::new(decoder);
+    let mut first = archive.entries().ok()?.next()?.ok()?;
+    if first.path_bytes().as_ref() != MANIFEST.as_bytes() || first.size() > LONGEST_MANIFEST {
+        return None;
+    }
+    let mut text = Vec::new();
+    first.read_to_end(&mut text).ok()?;
+    parse(&text).ok()?;
+    Some(Digest::of(&text))
+}
+
 fn parse(text: &[u8]) -> Result<BundleManifest> {
     let malformed =
         |error| Error::failed(format!("the bundle's `{MANIFEST}` is malformed")).with_source(error);

@@ -119,7 +119,8 @@ impl Download<'_> {
             Ok(Err(error)) => {
                 let refused = error.is_redirect() || error.is_builder();
                 let error = Error::failed(format!("cannot download `{}`", self.shown()))
-                    .with_source(error.without_url());
+                    .with_source(error.without_url())
+                    .with_hint("check the URL, and whether its host can be reached from here");
                 return Err(if refused { error.into() } else { SourceError::transient(error) });
             }
             Err(_) => return Err(self.stalled()),
@@ -128,7 +129,9 @@ impl Download<'_> {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if from_within => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                Err(Error::not_found(format!("there is nothing at `{}`", self.shown())).into())
+                Err(Error::not_found(format!("there is nothing at `{}`", self.shown()))
+                    .with_hint("check the URL")
+                    .into())
             }
             status => {
                 let retry_after = super::client::retry_after(response.headers());

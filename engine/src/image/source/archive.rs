@@ -1,19 +1,27 @@
 //! Tar files as places to read from at random: an index of their members, made by one pass over the
 //! headers.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio_util::sync::CancellationToken;
 
 use super::{OpenLayer, SourceError};
-use crate::error::{Error, Result};
-use crate::image::text::printable;
+use crate::error::{DISK_FULL, Error, Result};
+use crate::image::inspect;
+use crate::image::text::{bytes, printable};
+use crate::operation::progress::{Progress, ProgressState, ProgressUnit};
+use crate::regular_file;
+use crate::rootfs::RootfsLimits;
+use crate::space;
 
 /// Most members taken: an archive of an image has a few per layer.
 const MOST_MEMBERS: usize = 100_000;
@@ -21,6 +29,8 @@ const MOST_MEMBERS: usize = 100_000;
 const MOST_LINKS: usize = 8;
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
+/// The ratio of a bomb is looked at only when it has some size.
+const RATIO_FREE: u64 = 64 << 20;
 
 /// A range of an open file.
 #[derive(Debug)]
@@ -39,10 +49,10 @@ impl FilePart {
 
     /// The same for a task: each piece is read on a thread that may block.
     pub(crate) fn stream(self, offset: u64, place: String) -> Result<OpenLayer> {
-        let file = std::sync::Arc::new(self.file);
+        let file = Arc::new(self.file);
         let (start, end) = (self.start + offset, self.start + self.length);
         let bytes = stream::unfold(start, move |position| {
-            let (file, place) = (std::sync::Arc::clone(&file), place.clone());
+            let (file, place) = (Arc::clone(&file), place.clone());
             async move {
                 let length = usize::try_from(end.saturating_sub(position)).unwrap_or(PIECE).min(PIECE);
                 if length == 0 {
@@ -88,31 +98,20 @@ enum Member {
 
 impl TarIndex {
     /// Opens a tar file, plain or packed by gzip or zstd. A packed one is unpacked into a nameless
-    /// file in `scratch` first. Blocking.
-    pub(crate) fn open_file(path: &Path, scratch: &Path) -> Result<Self> {
-        let fail = |error| Error::io(format!("cannot open `{}`", path.display()), error);
-        let file = File::open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::not_found(format!("there is no file `{}`", path.display()))
-                    .with_hint("check the path: it is taken from the folder that vmdeck runs in")
-            }
-            _ => fail(error),
-        })?;
-        if !file.metadata().map_err(fail)?.is_file() {
-            return Err(Error::failed(format!("`{}` is no regular file", path.display())));
-        }
-        let file = unpack(file, scratch)
-            .map_err(|error| Error::io(format!("cannot unpack `{}`", path.display()), error))?;
+    /// file first. Blocking.
+    pub(crate) fn open_file(path: &Path, scratch: &Scratch) -> Result<Self> {
+        let (file, length) =
+            regular_file::open(path).map_err(|error| inspect::unopened(path, "archive", error))?;
+        let file = unpack(file, length, path, scratch)?;
         Self::new(path, file)
     }
 
     fn new(path: &Path, file: File) -> Result<Self> {
-        let damaged = |error: std::io::Error| {
-            // The tar library quotes what it found.
-            let shown = printable(&error.to_string(), 100);
-            let error =
-                if error.raw_os_error().is_none() { std::io::Error::new(error.kind(), shown) } else { error };
-            Error::io(format!("`{}` is no tar file, or a damaged one", path.display()), error)
+        let damaged = |error: io::Error| {
+            let doing = format!("`{}` is no tar file, or a damaged one", path.display());
+            // What the tar library says quotes what it found.
+            if error.raw_os_error().is_none() { Error::failed(doing) } else { Error::io(doing, error) }
+                .with_hint("name a file that `docker save`, `podman save` or `skopeo copy` has written")
         };
         let mut members = HashMap::new();
         {
@@ -204,21 +203,101 @@ fn clean(path: &Path) -> Option<String> {
     Some(parts.join("/"))
 }
 
+/// Where and how far an archive may be unpacked.
+#[derive(Clone, Debug)]
+pub(crate) struct Scratch {
+    pub(crate) folder: PathBuf,
+    /// Gets a part for an archive that is packed.
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) cancel: CancellationToken,
+}
+
 /// The plain tar behind a file, which may be packed as a whole.
-fn unpack(mut file: File, scratch: &Path) -> io::Result<File> {
-    let mut magic = [0; 4];
-    let read = file.read(&mut magic)?;
-    file.rewind()?;
-    let mut reader: Box<dyn Read> = match &magic[..read] {
+fn unpack(mut file: File, length: u64, path: &Path, scratch: &Scratch) -> Result<File> {
+    let fail = |error| Error::io(format!("cannot unpack `{}`", path.display()), error);
+    let mut magic = [0; 6];
+    let read = file.read(&mut magic).map_err(fail)?;
+    file.rewind().map_err(fail)?;
+    let packing = match &magic[..read] {
         // RFC 1952, section 2.3.1; RFC 8878, section 3.1.1.
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(file)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(file)?),
+        [0x1f, 0x8b, ..] => Packing::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
+        // .xz file format, section 2.1.1.1; bzip2 and LZ4 frames by their first bytes.
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(foreign_packing(path, "xz")),
+        [b'B', b'Z', b'h', ..] => return Err(foreign_packing(path, "bzip2")),
+        [0x04, 0x22, 0x4d, 0x18, ..] => return Err(foreign_packing(path, "lz4")),
         _ => return Ok(file),
     };
-    let mut plain = nameless(scratch)?;
-    io::copy(&mut reader, &mut plain)?;
-    plain.rewind()?;
+    let part = scratch.progress.add("archive", ProgressUnit::Bytes, length);
+    part.set_state(ProgressState::Active);
+    let taken = Cell::new(0);
+    let counted = Counted { file, taken: &taken };
+    let mut reader: Box<dyn Read> = match packing {
+        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(counted)),
+        Packing::Zstd => Box::new(zstd::Decoder::new(counted).map_err(fail)?),
+    };
+    let free = space::free(&scratch.folder)?;
+    let mut plain = nameless(&scratch.folder).map_err(fail)?;
+    let (mut buffer, mut made) = (vec![0; PIECE], 0);
+    loop {
+        if scratch.cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(fail(error)),
+        };
+        made += read as u64;
+        if made > RATIO_FREE && made / RootfsLimits::default().ratio > taken.get() {
+            return Err(Error::failed(format!(
+                "`{}` looks like a bomb: {} packed bytes give more than {made}",
+                path.display(),
+                taken.get()
+            )));
+        }
+        if made > free {
+            return Err(Error::failed(format!(
+                "`{}` is packed, and what is in it needs more than the {} that are free below `{}`",
+                path.display(),
+                bytes(free),
+                scratch.folder.display()
+            ))
+            .with_hint(DISK_FULL));
+        }
+        plain.write_all(&buffer[..read]).map_err(fail)?;
+        part.set_done(taken.get());
+    }
+    plain.rewind().map_err(fail)?;
+    part.set_done(length);
+    part.set_state(ProgressState::Done);
     Ok(plain)
+}
+
+#[derive(Clone, Copy)]
+enum Packing {
+    Gzip,
+    Zstd,
+}
+
+fn foreign_packing(path: &Path, packing: &str) -> Error {
+    Error::failed(format!("`{}` is packed by {packing}, which is not supported", path.display()))
+        .with_hint("unpack it first, or pack it by gzip or zstd")
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    file: File,
+    taken: &'a Cell<u64>,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.taken.set(self.taken.get() + read as u64);
+        Ok(read)
+    }
 }
 
 /// A file without a name: it goes with the process, whatever ends that.
@@ -253,6 +332,10 @@ mod tests {
         builder.append_link(&mut header, name, target).unwrap();
     }
 
+    fn scratch(folder: &Path) -> Scratch {
+        Scratch { folder: folder.into(), progress: Arc::default(), cancel: CancellationToken::new() }
+    }
+
     #[test]
     fn members_are_found_by_name_through_links_also_in_a_packed_archive() {
         let folder = tempfile::tempdir().unwrap();
@@ -273,7 +356,7 @@ mod tests {
         for (index, bytes) in [plain, gzip, zstd].into_iter().enumerate() {
             let path = folder.path().join(format!("{index}.tar"));
             std::fs::write(&path, bytes).unwrap();
-            let index = TarIndex::open_file(&path, folder.path()).unwrap();
+            let index = TarIndex::open_file(&path, &scratch(folder.path())).unwrap();
             assert_eq!(index.read("a/layer.tar", 10).unwrap(), b"layer");
             assert_eq!(index.read("b/layer.tar", 10).unwrap(), b"layer");
             assert_eq!(index.read(&long, 10).unwrap(), b"long");
@@ -289,13 +372,45 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.tar");
         std::fs::write(&path, [7; 2000]).unwrap();
-        let error = TarIndex::open_file(&path, folder.path()).unwrap_err();
+        let error = TarIndex::open_file(&path, &scratch(folder.path())).unwrap_err();
         assert!(error.to_string().contains("x.tar` is no tar file"), "{error}");
         // A text is quoted by the tar library, line breaks and all.
         std::fs::write(&path, "root:x:0:0:\u{1b}[31m:/root:/bin/sh\n".repeat(40)).unwrap();
-        let message = TarIndex::open_file(&path, folder.path()).unwrap_err().full_message();
+        let message = TarIndex::open_file(&path, &scratch(folder.path())).unwrap_err().full_message();
         assert!(message.len() < 300 && !message.contains(char::is_control), "{message}");
-        let error = TarIndex::open_file(folder.path(), folder.path()).unwrap_err();
-        assert!(error.to_string().contains("no regular file"), "{error}");
+        std::fs::write(&path, b"\xfd7zXZ\0 and so on").unwrap();
+        let error = TarIndex::open_file(&path, &scratch(folder.path())).unwrap_err();
+        assert!(error.to_string().contains("packed by xz"), "{error}");
+        let error = TarIndex::open_file(folder.path(), &scratch(folder.path())).unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+        assert!(error.to_string().contains("is a folder"), "{error}");
+    }
+
+    #[test]
+    fn unpacking_ends_at_a_bomb_and_when_cancelled_and_tells_how_far_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = |length: u64| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::copy(&mut io::repeat(0).take(length), &mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        let path = folder.path().join("x.tar.gz");
+        // A thousandfold at most is what deflate can do: packed twice it is more.
+        let zeros = zstd::encode_all(io::repeat(0).take(4 << 30), 1).unwrap();
+        std::fs::write(&path, &zeros).unwrap();
+        let error = TarIndex::open_file(&path, &scratch(folder.path())).unwrap_err();
+        assert!(error.to_string().contains("looks like a bomb"), "{error}");
+
+        std::fs::write(&path, pack(32 << 20)).unwrap();
+        let begun = scratch(folder.path());
+        begun.cancel.cancel();
+        assert!(TarIndex::open_file(&path, &begun).unwrap_err().is_cancelled());
+        // Empty blocks are an archive without members.
+        let whole = scratch(folder.path());
+        TarIndex::open_file(&path, &whole).unwrap();
+        let parts = whole.progress.parts();
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert_eq!((parts[0].done(), parts[0].total()), (length, length));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

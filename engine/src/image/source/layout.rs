@@ -1,6 +1,6 @@
 //! An OCI image layout (OCI image-spec, image-layout.md): as a folder, or within a tar file.
 
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,9 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{Descriptor, Document, LARGEST_MANIFEST, Platform};
+use crate::image::manifest::{self, Descriptor, Document, LARGEST_MANIFEST, NO_REGISTRY, Platform};
 use crate::image::text::printable;
+use crate::regular_file;
 
 /// The tag of an entry of `index.json` (image-spec, annotations.md).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -49,15 +50,23 @@ impl LayoutSource {
             Files::Archive(index) => index.open(name),
             Files::Folder(folder) => {
                 let path = folder.join(name);
-                let fail = |error| Error::io(format!("cannot open `{}`", path.display()), error);
-                let file = File::open(&path).map_err(fail)?;
-                let metadata = file.metadata().map_err(fail)?;
-                if !metadata.is_file() {
-                    return Err(Error::failed(format!("`{}` is no regular file", path.display())));
-                }
-                Ok(FilePart { file, start: 0, length: metadata.len() })
+                let (file, length) = regular_file::open(&path)
+                    .map_err(|error| Error::io(format!("cannot open `{}`", path.display()), error))?;
+                Ok(FilePart { file, start: 0, length })
             }
         }
+    }
+
+    /// What is wrong with the layout, which its own tool can make anew.
+    fn placed(&self, error: Error) -> Error {
+        let hint = match error.hint() {
+            Some(hint) if hint != NO_REGISTRY => hint.to_owned(),
+            _ => "have it written again, for example by `skopeo copy`".to_owned(),
+        };
+        let place = self.place().display();
+        Error::new(error.kind(), format!("cannot take the image in `{place}`"))
+            .with_source(error)
+            .with_hint(hint)
     }
 
     fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
@@ -85,56 +94,75 @@ impl LayoutSource {
                 .with_hint("there must be the files `oci-layout` and `index.json`, and the folder `blobs`")
         };
         let bytes = self.read("index.json", LARGEST_MANIFEST).map_err(no_layout)?;
-        let Document::Index(entries) = Document::parse(&bytes, None)? else {
-            return Err(Error::failed(format!("`index.json` in `{}` is no index", self.place().display())));
+        let document = Document::parse(&bytes, None).map_err(|error| {
+            let named = Error::failed("its `index.json` is malformed");
+            match std::error::Error::source(&error) {
+                Some(cause) => named.with_source(cause.to_string()),
+                None => named.with_source(error),
+            }
+        });
+        let Document::Index(entries) = document.map_err(|error| self.placed(error))? else {
+            return Err(self.placed(Error::failed("its `index.json` is no index")));
         };
         self.choose(&entries, platform).cloned()
     }
 
     fn choose<'a>(&self, entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
         let tag_of = |entry: &'a Descriptor| entry.annotations.get(REF_NAME).map(String::as_str);
-        let tags = || {
-            let tags: Vec<String> = entries
-                .iter()
-                .filter_map(tag_of)
-                .take(20)
-                .map(|tag| format!("`{}`", printable(tag, 80)))
-                .collect();
-            if tags.is_empty() { "no tags".to_owned() } else { format!("the tags {}", tags.join(", ")) }
+        let images = manifest::images(entries);
+        // What a user may write to choose one of them.
+        let choices = || {
+            let named = |entry: &&'a Descriptor| match tag_of(entry) {
+                Some(tag) => format!("`:{}`", printable(tag, 80)),
+                None => format!("`@{}`", entry.digest),
+            };
+            let names: BTreeSet<String> = images.iter().map(named).take(20).collect();
+            names.into_iter().collect::<Vec<_>>().join(", ")
         };
-        let Some(tag) = &self.tag else {
-            let mut tagged: Vec<&str> = entries.iter().filter_map(tag_of).collect();
-            tagged.dedup();
-            if tagged.len() > 1 {
-                return Err(Error::usage(format!(
-                    "`{}` holds several images; it has {}",
-                    self.place().display(),
-                    tags()
-                ))
-                .with_hint("add the tag to the reference: oci:DIR:TAG"));
-            }
-            return crate::image::manifest::select(entries, platform);
-        };
-        let matching: Vec<&Descriptor> =
-            entries.iter().filter(|entry| tag_of(entry) == Some(tag.as_str())).collect();
-        match matching.as_slice() {
-            [] => Err(Error::not_found(format!(
-                "`{}` has no image with the tag `{}`; it has {}",
-                self.place().display(),
-                printable(tag, 80),
-                tags()
-            ))),
-            [one] => Ok(one),
-            // One tag for several platforms.
-            several => several
-                .iter()
-                .copied()
-                .find(|entry| crate::image::manifest::select(std::slice::from_ref(*entry), platform).is_ok())
-                .ok_or_else(|| {
-                    Error::failed(format!("no image with the tag `{}` is for {platform}", printable(tag, 80)))
-                }),
+        let place = self.place().display();
+        let matching: Vec<Descriptor> = images
+            .iter()
+            .copied()
+            .filter(|entry| match &self.tag {
+                None => true,
+                Some(tag) => match tag.strip_prefix('@') {
+                    Some(digest) => entry.digest.to_string() == digest,
+                    None => tag_of(entry) == Some(tag),
+                },
+            })
+            .cloned()
+            .collect();
+        if matching.is_empty() && !images.is_empty() {
+            let tag = printable(self.tag.as_deref().unwrap_or_default(), 80);
+            return Err(Error::not_found(format!("`{place}` has no image `{tag}`; it has {}", choices())));
         }
+        let tags: BTreeSet<_> =
+            images.iter().filter(|entry| matching.contains(entry)).map(|entry| tag_of(entry)).collect();
+        if are_several(&matching) || tags.len() > 1 && distinct(&matching) {
+            return Err(Error::usage(format!("`{place}` holds several images: {}", choices())).with_hint(
+                "add the tag or the digest of one to the reference: oci:DIR:TAG, oci:DIR@sha256:DIGEST",
+            ));
+        }
+        let chosen = manifest::candidates(&matching, platform).map_err(|error| self.placed(error))?[0].digest;
+        entries
+            .iter()
+            .find(|entry| entry.digest == chosen)
+            .ok_or_else(|| Error::failed("the index holds no image"))
     }
+}
+
+fn distinct(entries: &[Descriptor]) -> bool {
+    entries.iter().any(|entry| entry.digest != entries[0].digest)
+}
+
+/// Whether these are different images, and not one for several platforms.
+fn are_several(entries: &[Descriptor]) -> bool {
+    let mut seen = BTreeMap::new();
+    let twice = entries.iter().any(|entry| {
+        let platform = entry.platform.as_ref().map(Platform::to_string);
+        seen.insert(platform, entry.digest).is_some_and(|digest| digest != entry.digest)
+    });
+    twice || distinct(entries) && entries.iter().any(|entry| entry.platform.is_none())
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -144,12 +172,21 @@ fn blob_name(digest: &Digest) -> String {
 impl Documents for LayoutSource {
     fn document<'a>(
         &'a self,
-        _kind: DocumentKind,
+        kind: DocumentKind,
         descriptor: &'a Descriptor,
         limit: u64,
     ) -> BoxFuture<'a, Result<Vec<u8>>> {
         // A few kilobytes of a local file.
-        Box::pin(async move { self.read(&blob_name(&descriptor.digest), limit) })
+        Box::pin(async move {
+            self.read(&blob_name(&descriptor.digest), limit).map_err(|error| {
+                let what = match kind {
+                    DocumentKind::Manifest => "manifest",
+                    DocumentKind::Config => "config",
+                };
+                Error::new(error.kind(), format!("its {what} {} cannot be had", descriptor.digest.short()))
+                    .with_source(error)
+            })
+        })
     }
 }
 
@@ -165,16 +202,18 @@ impl Source for LayoutSource {
     fn resolve<'a>(&'a self, platform: &'a Platform) -> BoxFuture<'a, Result<ResolvedImage>> {
         Box::pin(async move {
             let entry = self.index(platform)?;
-            let bytes = self.read(&blob_name(&entry.digest), LARGEST_MANIFEST)?;
-            let found = Digest::of(&bytes);
-            if found != entry.digest {
-                return Err(Error::failed(format!(
-                    "the manifest in {} is damaged: {} expected, {found} found",
-                    self.describe(),
-                    entry.digest
-                )));
-            }
-            resolve_documents(self, bytes, Some(&entry.media_type), platform).await
+            let resolved = async {
+                let bytes = self.document(DocumentKind::Manifest, &entry, LARGEST_MANIFEST).await?;
+                let found = Digest::of(&bytes);
+                if found != entry.digest {
+                    return Err(Error::failed(format!(
+                        "its manifest is damaged: {} expected, {found} found",
+                        entry.digest
+                    )));
+                }
+                resolve_documents(self, bytes, Some(&entry.media_type), platform).await
+            };
+            resolved.await.map_err(|error| self.placed(error))
         })
     }
 
@@ -185,16 +224,19 @@ impl Source for LayoutSource {
     ) -> BoxFuture<'a, Result<OpenLayer, SourceError>> {
         Box::pin(async move {
             let digest = layer.digest.ok_or_else(|| Error::failed("a layout's layers have digests"))?;
-            let part = self.open(&blob_name(&digest))?;
+            let part = self.open(&blob_name(&digest)).map_err(|error| {
+                let missing = format!("its layer {} cannot be had", layer.label());
+                self.placed(Error::new(error.kind(), missing).with_source(error))
+            })?;
             if part.length != layer.size {
-                return Err(Error::failed(format!(
-                    "layer {} has {} bytes by the manifest, and {} in {}",
-                    layer.label(),
-                    layer.size,
-                    part.length,
-                    self.describe()
-                ))
-                .into());
+                return Err(self
+                    .placed(Error::failed(format!(
+                        "its layer {} has {} bytes by the manifest, and {} here",
+                        layer.label(),
+                        layer.size,
+                        part.length
+                    )))
+                    .into());
             }
             Ok(part.stream(offset, self.describe())?)
         })

@@ -134,32 +134,65 @@ pub(crate) async fn resolve_documents(
     media_type: Option<&str>,
     platform: &Platform,
 ) -> Result<ResolvedImage> {
-    let mut bytes = top;
-    let mut document = Document::parse(&bytes, media_type)?;
-    for _depth in 0..DEEPEST_INDEX {
-        match document {
-            Document::Manifest(manifest) => {
-                return resolve_manifest(documents, Digest::of(&bytes), manifest, platform).await;
-            }
-            Document::Index(entries) => {
-                let entry = manifest::select(&entries, platform)?;
-                bytes = verified(documents, DocumentKind::Manifest, entry, LARGEST_MANIFEST).await?;
-                document = Document::parse(&bytes, Some(&entry.media_type))?;
-            }
+    let (image, others) = walk(documents, top, media_type, platform, 0).await?;
+    image.ok_or_else(|| match others.as_slice() {
+        [] => Error::failed("the index holds no image"),
+        [other] => Error::failed(format!("the image is for {other}; this host runs {platform}"))
+            .with_hint("choose a tag or digest that is for this host's architecture"),
+        others => {
+            let others: Vec<_> = others.iter().map(Platform::to_string).collect();
+            Error::failed(format!("there is no image for {platform}; there are: {}", others.join(", ")))
+                .with_hint("vmdeck runs images of this host's own architecture")
         }
-    }
-    Err(Error::failed(format!("the image's indexes are nested more than {DEEPEST_INDEX} deep")))
+    })
+}
+
+/// The image that a document leads to, if it is for `platform`; and for what those are that are not.
+fn walk<'a>(
+    documents: &'a dyn Documents,
+    bytes: Vec<u8>,
+    media_type: Option<&'a str>,
+    platform: &'a Platform,
+    depth: usize,
+) -> BoxFuture<'a, Result<(Option<ResolvedImage>, Vec<Platform>)>> {
+    Box::pin(async move {
+        let entries = match Document::parse(&bytes, media_type)? {
+            Document::Manifest(manifest) => {
+                let image = resolve_manifest(documents, Digest::of(&bytes), manifest).await?;
+                return Ok(if image.config.is_for(platform) {
+                    (Some(image), Vec::new())
+                } else {
+                    (None, vec![image.config.platform])
+                });
+            }
+            Document::Index(entries) => entries,
+        };
+        if depth == DEEPEST_INDEX {
+            return Err(Error::failed(format!(
+                "the image's indexes are nested more than {DEEPEST_INDEX} deep"
+            )));
+        }
+        let mut others = Vec::new();
+        for entry in manifest::candidates(&entries, platform)? {
+            let bytes = verified(documents, DocumentKind::Manifest, entry, LARGEST_MANIFEST).await?;
+            let (image, for_others) =
+                walk(documents, bytes, Some(&entry.media_type), platform, depth + 1).await?;
+            if image.is_some() {
+                return Ok((image, others));
+            }
+            others.extend(for_others);
+        }
+        Ok((None, others))
+    })
 }
 
 async fn resolve_manifest(
     documents: &dyn Documents,
     digest: Digest,
     manifest: Manifest,
-    platform: &Platform,
 ) -> Result<ResolvedImage> {
     let limit = manifest::LARGEST_CONFIG;
     let config = Config::parse(&verified(documents, DocumentKind::Config, &manifest.config, limit).await?)?;
-    config.check_platform(platform)?;
     if config.diff_ids.len() != manifest.layers.len() {
         return Err(Error::failed(format!(
             "the image's manifest has {} layers and its config {}",

@@ -14,6 +14,7 @@ use crate::image::ImageReference;
 use crate::image::blobs::BlobCache;
 use crate::image::flatten::blocking;
 use crate::image::pull::open_source;
+use crate::image::source::archive::Scratch;
 use crate::image::source::{ResolvedImage, Source as ImageSource};
 use crate::image::transfer::{Transfer, TransferError, Trust};
 use crate::kernel::Shared;
@@ -32,7 +33,11 @@ pub(super) async fn pull(
     staging: &Staging,
     operation: &Operation,
 ) -> Result<Kernel> {
-    let scratch = staging.path().to_owned();
+    let scratch = Scratch {
+        folder: staging.path().to_owned(),
+        progress: Arc::clone(operation.progress()),
+        cancel: operation.cancelled().clone(),
+    };
     let settings = shared.settings.clone();
     let place = open_source(reference.clone(), request.plain_http, settings, scratch).await?;
     let resolving = place.resolve(&shared.settings.platform);

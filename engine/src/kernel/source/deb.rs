@@ -10,6 +10,7 @@ use super::tar::{self, TarError};
 use super::{Budget, Reading, Sink};
 use crate::error::{Error, Result};
 use crate::kernel::decompress::Compression;
+use crate::regular_file;
 
 #[derive(Debug, thiserror::Error)]
 enum DebError {
@@ -30,7 +31,7 @@ pub(super) fn read(
     budget: &mut Budget,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let file = File::open(path)
+    let (file, _) = regular_file::open(path)
         .map_err(|error| Error::io(format!("cannot open the package `{}`", path.display()), error))?;
     read_members(file, reading, budget, sink).map_err(|error| match error {
         _ if reading.cancel.is_cancelled() => Error::cancelled(),

@@ -8,6 +8,7 @@ use super::tar::{self, TarError};
 use super::{Budget, Reading, Sink, Source};
 use crate::error::{Error, Result};
 use crate::kernel::decompress::Compression;
+use crate::regular_file;
 
 impl Source {
     /// What this file is to be read as. Blocks.
@@ -30,7 +31,7 @@ enum Kind {
 }
 
 fn kind(path: &Path) -> io::Result<Kind> {
-    let mut file = BufReader::new(File::open(path)?);
+    let mut file = BufReader::new(regular_file::open(path)?.0);
     let start = file.fill_buf()?;
     if start.starts_with(b"!<arch>\n") {
         return Ok(Kind::Deb);
@@ -50,8 +51,8 @@ pub(super) fn read_tar(
     budget: &mut Budget,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let file =
-        File::open(path).map_err(|error| Error::io(format!("cannot open `{}`", path.display()), error))?;
+    let opened = regular_file::open(path);
+    let (file, _) = opened.map_err(|error| Error::io(format!("cannot open `{}`", path.display()), error))?;
     let mut packed = BufReader::with_capacity(256 << 10, Counted::new(file, reading));
     read_packed(&mut packed, budget, sink).map_err(|error| match error {
         _ if reading.cancel.is_cancelled() => Error::cancelled(),

@@ -1,6 +1,6 @@
 //! Kernels that lie on this host as files: an image, and the folder of its modules.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +10,7 @@ use vmdeck_ext4::Timestamp;
 
 use super::{Budget, LARGEST_FILE, ModuleFile, Part, Reading, Sink, wanted_module_path};
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 /// How deep folders of modules may lie in each other.
 const DEEPEST: usize = 64;
@@ -90,13 +91,9 @@ fn each_file(root: &Path, work: &mut dyn FnMut(&Path, &str) -> Result<()>) -> Re
 
 fn read_file(path: &Path, reading: Reading<'_>, budget: &mut Budget) -> Result<Vec<u8>> {
     let doing = || format!("cannot read `{}`", path.display());
-    let file = File::open(path).map_err(|error| Error::io(doing(), error))?;
-    let metadata = file.metadata().map_err(|error| Error::io(doing(), error))?;
-    if !metadata.is_file() {
-        return Err(Error::failed(format!("`{}` is no regular file", path.display())));
-    }
+    let (file, length) = regular_file::open(path).map_err(|error| Error::io(doing(), error))?;
     budget
-        .take(&path.to_string_lossy(), metadata.len())
+        .take(&path.to_string_lossy(), length)
         .map_err(|error| Error::failed("the kernel is too large").with_source(error))?;
     let mut content = Vec::new();
     file.take(LARGEST_FILE).read_to_end(&mut content).map_err(|error| Error::io(doing(), error))?;

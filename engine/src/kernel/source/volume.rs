@@ -1,12 +1,12 @@
 //! The modules of a kernel in an ext4 image of `lib/modules/<release>`, as vmdeck itself makes them.
 
-use std::fs::File;
 use std::path::Path;
 
 use vmdeck_ext4::{FileKind, ImageError, InodeNumber, Reader};
 
 use super::{Budget, LARGEST_FILE, ModuleFile, Part, Reading, Sink, wanted_module_path};
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 /// How deep folders of modules may lie in each other.
 const DEEPEST: usize = 64;
@@ -19,7 +19,7 @@ pub(super) fn read(
 ) -> Result<()> {
     let doing = || format!("cannot read the modules in `{}`", path.display());
     let fail = |error: ImageError| Error::failed(doing()).with_source(error);
-    let file = File::open(path).map_err(|error| Error::io(doing(), error))?;
+    let (file, _) = regular_file::open(path).map_err(|error| Error::io(doing(), error))?;
     let volume = Reader::open(file).map_err(fail)?;
     let mut folders = vec![(volume.root(), String::new(), 0)];
     while let Some((folder, relative, depth)) = folders.pop() {
