@@ -53,7 +53,7 @@ pub(crate) enum ImageCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct PullArguments {
-    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `[docker://]NAME[:TAG][@DIGEST]`, `oci:DIR[:TAG|@DIGEST]`, `oci-archive:FILE[:TAG|@DIGEST]`,
     /// `docker-archive:FILE[:TAG]`, `bundle:FILE|URL[@sha256:DIGEST]`, or a name of the catalog
     #[arg(value_name = "REFERENCE")]
     pub(crate) reference: String,

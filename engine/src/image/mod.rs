@@ -85,7 +85,7 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub struct PullImage {
     /// A name of the catalog, or any reference form: `[docker://]NAME[:TAG][@DIGEST]`,
-    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`,
+    /// `oci:DIR[:TAG|@DIGEST]`, `oci-archive:FILE[:TAG|@DIGEST]`, `docker-archive:FILE[:TAG]`,
     /// `bundle:FILE|URL[@DIGEST]`.
     pub reference: String,
     /// Name of the new image; by default the last part of the repository's name.
