@@ -255,6 +255,9 @@ fn on_a_disk_that_is_full_images_can_be_deleted() {
     let Some(disk) = SmallDisk::mount(&deck.folder("data"), 80) else { return };
     let run = |arguments: &[&str]| deck.run_on(&disk, arguments.iter().copied());
     run(&["image", "pull", &small, "--name", "box"]).expect(0);
+    // What fits is not refused for what it might have been.
+    run(&["image", "pull", &large, "--name", "large"]).expect(0);
+    run(&["image", "delete", "large"]).expect(0);
     let fill = disk.outside(&deck.data().join("fill"));
     let mut file = std::fs::File::create(&fill).unwrap();
     let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();

@@ -325,14 +325,21 @@ pub(crate) fn candidates<'a>(entries: &'a [Descriptor], platform: &Platform) -> 
     if !silent.is_empty() {
         return Ok(silent);
     }
-    if images.is_empty() {
-        return Err(Error::failed("the index holds no image"));
+    let offered: Vec<Platform> = images.iter().filter_map(|entry| entry.platform.clone()).collect();
+    Err(not_for(platform, &offered))
+}
+
+/// What to say where all there is is for other platforms.
+pub(crate) fn not_for(wanted: &Platform, offered: &[Platform]) -> Error {
+    let mut names: Vec<String> = offered.iter().take(32).map(Platform::to_string).collect();
+    names.dedup();
+    match names.as_slice() {
+        [] => Error::failed("the index holds no image"),
+        [one] => Error::failed(format!("the image is for {one}; this host runs {wanted}"))
+            .with_hint("choose a tag or digest that is for this host's architecture"),
+        _ => Error::failed(format!("there is no image for {wanted}; there are: {}", names.join(", ")))
+            .with_hint("vmdeck runs images of this host's own architecture"),
     }
-    let mut offered: Vec<String> =
-        images.iter().filter_map(|entry| entry.platform.as_ref()).take(32).map(Platform::to_string).collect();
-    offered.dedup();
-    Err(Error::failed(format!("there is no image for {platform}; there are: {}", offered.join(", ")))
-        .with_hint("vmdeck runs images of this host's own architecture"))
 }
 
 /// An image's config (OCI image-spec, config.md).
@@ -391,12 +398,7 @@ impl Config {
 
     /// Refuses an image made for another machine.
     pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
-        let offered = &self.platform;
-        if !self.is_for(wanted) {
-            return Err(Error::failed(format!("the image is for {offered}; this host runs {wanted}"))
-                .with_hint("choose a tag or digest that is for this host's architecture"));
-        }
-        Ok(())
+        if self.is_for(wanted) { Ok(()) } else { Err(not_for(wanted, std::slice::from_ref(&self.platform))) }
     }
 }
 

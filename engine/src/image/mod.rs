@@ -25,6 +25,7 @@ mod promote_disk;
 mod prune;
 mod publish;
 pub(crate) mod pull;
+mod pull_bundle;
 pub mod record;
 mod reference;
 mod register;
@@ -218,5 +219,10 @@ pub fn read_documents(bytes: &[u8]) {
 
 /// Whether an image came from this very reference.
 fn was_pulled_from(image: &Image, reference: &ImageReference) -> bool {
-    image.reference.as_ref().is_some_and(|text| text.parse().ok().as_ref() == Some(reference))
+    pulled_from(image).as_ref() == Some(reference)
+}
+
+/// What an image was pulled from.
+fn pulled_from(image: &Image) -> Option<ImageReference> {
+    image.reference.as_deref()?.parse().ok()
 }

@@ -63,7 +63,7 @@ pub(crate) fn write(
     // Machines have the work seed's content where the root file system has the home of root.
     let home_of_root = folder(&root.0, HOME).map_err(|error| unreadable(root.1, error))?;
     // Where it may be a link to a folder elsewhere (ostree), the link stays.
-    let place = real_path(&root.0, HOME).map_err(|error| unreadable(root.1, error))?;
+    let place = root.0.canonical(HOME).map_err(|error| unreadable(root.1, error))?;
     match home.as_ref().zip(home_of_root).zip(place) {
         Some(((home, stat), place)) => {
             pack(&root, Branch { without: Some(&place), ..Branch::default() })?;
@@ -145,45 +145,6 @@ fn open(path: &Path) -> Result<(Reader, &Path)> {
 fn folder(reader: &Reader, path: &[u8]) -> std::result::Result<Option<Stat>, ImageError> {
     let Some(found) = reader.resolve(path)? else { return Ok(None) };
     Ok(Some(reader.stat(found)?).filter(|stat| stat.kind == FileKind::Directory))
-}
-
-/// The path of what a path leads to, without links, `.` and `..`; `None` when it leads nowhere.
-fn real_path(reader: &Reader, path: &[u8]) -> std::result::Result<Option<Vec<u8>>, ImageError> {
-    /// As many links as Linux follows (path_resolution(7)).
-    const MOST_LINKS: usize = 40;
-    let parts = |path: &[u8]| path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
-    let (mut left, mut done) = (parts(path), vec![(Vec::new(), reader.root())]);
-    let mut links = 0;
-    while let Some(part) = left.pop() {
-        match part.as_slice() {
-            b"" | b"." => continue,
-            b".." if done.len() > 1 => {
-                done.pop();
-                continue;
-            }
-            b".." => continue,
-            _ => {}
-        }
-        let folder = done.last().map_or(reader.root(), |(_, inode)| *inode);
-        if reader.stat(folder)?.kind != FileKind::Directory {
-            return Ok(None);
-        }
-        let Some(inode) = reader.lookup(folder, &part)? else { return Ok(None) };
-        if reader.stat(inode)?.kind != FileKind::Symlink {
-            done.push((part, inode));
-            continue;
-        }
-        links += 1;
-        if links > MOST_LINKS {
-            return Ok(None);
-        }
-        let target = reader.read_link(inode)?;
-        if target.starts_with(b"/") {
-            done.truncate(1);
-        }
-        left.extend(parts(&target));
-    }
-    Ok(Some(done.into_iter().skip(1).map(|(part, _)| part).collect::<Vec<_>>().join(&b'/')))
 }
 
 /// Whether all that is in `.ssh` of a work seed is an empty list of keys.

@@ -57,6 +57,26 @@ pub(crate) enum Replacing {
     Older(ImageId),
 }
 
+/// What there is under the name of an image whose content is known by now.
+pub(crate) enum Place {
+    /// That very content.
+    Same(Box<Image>),
+    Free(Replacing),
+}
+
+impl Place {
+    /// # Errors
+    /// A conflict where other content has the name and is not to be replaced.
+    pub(crate) fn of(there: Option<Image>, digest: &str, reference: &str, replace: bool) -> Result<Self> {
+        match there {
+            None => Ok(Self::Free(Replacing::Nothing)),
+            Some(image) if image.digest.as_deref() == Some(digest) => Ok(Self::Same(Box::new(image))),
+            Some(image) if replace => Ok(Self::Free(Replacing::Older(image.id))),
+            Some(image) => Err(store::images::other_content(&image, reference, Some(digest))),
+        }
+    }
+}
+
 /// What became of the image whose name the new one took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Replaced {

@@ -7,7 +7,7 @@
 //!                                   └ same digest is there: shared, done
 //! ```
 //!
-//! A bundle's content is known before it is fetched where its digest is given, and only then.
+//! Bundles have no manifest to look at first: [`super::pull_bundle`].
 //!
 //! Both locks are per key: pulls of different things never wait for each other. A lock's holder that
 //! is cancelled or dies lets the next waiter go on by itself.
@@ -15,12 +15,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bundle::{self, FetchBundle};
-use super::digest::Digest;
 use super::flatten::Flatten;
-use super::publish::{Replacing, share};
+use super::publish::{Place, Replacing, share};
+use super::pull_bundle::PullBundle;
 use super::record::{Image, ImageLayer};
-use super::reference::{BundleLocation, ImageReference};
+use super::reference::ImageReference;
 use super::registry::client::RegistryClient;
 use super::settings::Settings;
 use super::source::archive::{Scratch, TarIndex};
@@ -28,8 +27,8 @@ use super::source::docker_archive::DockerArchiveSource;
 use super::source::layout::{Files, LayoutSource};
 use super::source::registry::RegistrySource;
 use super::source::{ResolvedImage, Source};
-use super::text::{bytes, printable};
-use super::{ImageService, PullImage, inspect, was_pulled_from};
+use super::text::bytes;
+use super::{ImageService, PullImage, was_pulled_from};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::identifier::{ImageId, check_name};
@@ -38,17 +37,6 @@ use crate::lock::{KeyedGuard, KeyedLocks};
 use crate::operation::Operation;
 use crate::space;
 use crate::staging::Staging;
-use crate::store;
-
-/// A reference that leads to a bundle.
-#[derive(Clone, Copy)]
-struct Bundle<'a> {
-    reference: &'a ImageReference,
-    location: &'a BundleLocation,
-    digest: Option<Digest>,
-    plain_http: bool,
-    replace: bool,
-}
 
 impl ImageService {
     pub(super) async fn run_pull(self, request: PullImage, operation: Operation) -> Result<Image> {
@@ -70,29 +58,16 @@ impl ImageService {
             return Ok(image.clone());
         }
         if let ImageReference::Bundle(location, digest) = &reference {
-            let bundle = Bundle {
+            let bundle = PullBundle {
+                name,
                 reference: &reference,
                 location,
                 digest: *digest,
                 plain_http: request.plain_http,
                 replace: request.replace,
+                there,
             };
-            let Some(image) = there else { return self.pull_bundle(name, bundle, None, &operation).await };
-            if request.replace {
-                return self.pull_bundle(name, bundle, Some(image), &operation).await;
-            }
-            return match digest {
-                Some(pinned) if came_from_bundle(&image, pinned) => Ok(image),
-                // The same bundle, perhaps, pulled without its digest.
-                Some(_) if is_of_bundle(&image) => {
-                    self.pull_bundle(name, bundle, Some(image), &operation).await
-                }
-                None if was_pulled_from(&image, &reference) => {
-                    self.check_bundle(&image, bundle, &operation).await?;
-                    Ok(image)
-                }
-                _ => Err(store::images::other_content(&image, &request.reference, None)),
-            };
+            return self.run_pull_bundle(bundle, &operation).await;
         }
 
         let staging = Staging::create(&self.shared.data, operation.id()).await?;
@@ -107,13 +82,9 @@ impl ImageService {
         let resolved = cancel.run_until_cancelled(resolving).await.ok_or_else(Error::cancelled)??;
         operation.log(format!("{} is {}", request.reference, resolved.digest)).await;
         let digest = resolved.digest.to_string();
-        let replacing = match there {
-            None => Replacing::Nothing,
-            Some(image) if image.digest.as_ref() == Some(&digest) => return Ok(image),
-            Some(image) if request.replace => Replacing::Older(image.id),
-            Some(image) => {
-                return Err(store::images::other_content(&image, &request.reference, Some(&digest)));
-            }
+        let replacing = match Place::of(there, &digest, &request.reference, request.replace)? {
+            Place::Same(image) => return Ok(*image),
+            Place::Free(replacing) => replacing,
         };
 
         let image = self.record(&name, &reference, &resolved);
@@ -131,7 +102,7 @@ impl ImageService {
     }
 
     /// Waits for a key, and says so where it has to wait.
-    async fn acquire(
+    pub(super) async fn acquire(
         &self,
         locks: &KeyedLocks,
         key: &str,
@@ -179,138 +150,6 @@ impl ImageService {
         image.rootfs_bytes = rootfs.size;
         image.used_bytes = rootfs.used;
         self.seed_and_publish(image, folder, replacing, operation).await
-    }
-
-    /// Pulls ready file systems.
-    async fn pull_bundle(
-        &self,
-        name: String,
-        bundle: Bundle<'_>,
-        there: Option<Image>,
-        operation: &Operation,
-    ) -> Result<Image> {
-        let shared = &self.shared;
-        let mut _content = None;
-        if let Some(pinned) = &bundle.digest {
-            let waiting = "another operation pulls the same bundle: waiting for it";
-            _content = Some(self.acquire(&shared.contents, &pinned.hex(), waiting, operation).await?);
-            if let Some(image) = self.share_bundle(&name, bundle, pinned, there.as_ref(), operation).await? {
-                return Ok(image);
-            }
-        }
-        let staging = Staging::create(&shared.data, operation.id()).await?;
-        let folder = staging.path().join("image");
-        let created = folder.clone();
-        blocking(move || create_folder(&created)).await?;
-        let fetched = (shared.settings.seams.bundle_fetch)(FetchBundle {
-            location: bundle.location.clone(),
-            digest: bundle.digest,
-            plain_http: bundle.plain_http,
-            folder: folder.clone(),
-            cache: shared.cache.clone(),
-            patience: shared.settings.patience.clone(),
-            operation: operation.clone(),
-        })
-        .await?;
-        // What stands for the whole content, and what nobody can claim who has other content.
-        let digest = fetched.content.to_string();
-        let replacing = match there {
-            None => Replacing::Nothing,
-            Some(image) if image.digest.as_ref() == Some(&digest) => return Ok(image),
-            Some(image) if bundle.replace => Replacing::Older(image.id),
-            Some(image) => {
-                let reference = bundle.reference.to_string();
-                return Err(store::images::other_content(&image, &reference, Some(&digest)));
-            }
-        };
-        let manifest = fetched.manifest;
-        let platform = &shared.settings.platform;
-        if let Some(architecture) = &manifest.architecture
-            && *architecture != platform.architecture
-        {
-            return Err(Error::failed(format!(
-                "the bundle is for {}; this host runs {}",
-                printable(architecture, 40),
-                platform.architecture
-            )));
-        }
-        let rootfs = folder.join(super::flatten::ROOTFS);
-        let system = blocking(move || inspect::ext4(&rootfs, "root file system")).await?;
-        let image = Image {
-            id: ImageId::random(),
-            name,
-            managed: true,
-            content_id: None,
-            digest: Some(digest),
-            created_at: clock::now(),
-            reference: Some(bundle.reference.to_string()),
-            architecture: manifest.architecture,
-            files: super::record::ImageFiles::default(),
-            config: manifest.config,
-            layers: manifest.layers,
-            rootfs_bytes: system.length,
-            used_bytes: system.used,
-        };
-        self.seed_and_publish(image, folder, replacing, operation).await
-    }
-
-    /// Whether an image is still what its bundle gives, as far as that tells without being read as a whole.
-    async fn check_bundle(&self, image: &Image, bundle: Bundle<'_>, operation: &Operation) -> Result<()> {
-        let announced = match bundle.location {
-            BundleLocation::File(path) => {
-                let path = path.clone();
-                blocking(move || bundle::announced(&path)).await?
-            }
-            BundleLocation::Url(_) => None,
-        };
-        let Some(announced) = announced.map(|digest| digest.to_string()) else {
-            operation
-                .log(format!("`{}` is as it was pulled before; --replace gets it anew", image.name))
-                .await;
-            return Ok(());
-        };
-        if image.digest.as_ref() == Some(&announced) {
-            return Ok(());
-        }
-        Err(store::images::other_content(image, &bundle.reference.to_string(), Some(&announced)))
-    }
-
-    /// Another name for what an earlier pull of the very same bundle gave, if there is that.
-    async fn share_bundle(
-        &self,
-        name: &str,
-        bundle: Bundle<'_>,
-        pinned: &Digest,
-        there: Option<&Image>,
-        operation: &Operation,
-    ) -> Result<Option<Image>> {
-        let shared = &self.shared;
-        // Its reference is on record of an image once its digest was verified.
-        let Some(other) = self.list().await?.into_iter().find(|image| came_from_bundle(image, pinned)) else {
-            return Ok(None);
-        };
-        let replacing = match there {
-            None => Replacing::Nothing,
-            Some(image) if image.digest == other.digest => return Ok(Some(image.clone())),
-            Some(image) if bundle.replace => Replacing::Older(image.id.clone()),
-            Some(image) => {
-                let reference = bundle.reference.to_string();
-                return Err(store::images::other_content(image, &reference, other.digest.as_deref()));
-            }
-        };
-        let image = Image {
-            id: ImageId::random(),
-            name: name.to_owned(),
-            created_at: clock::now(),
-            reference: Some(bundle.reference.to_string()),
-            ..other
-        };
-        let Some((image, replaced)) = share(&shared.store, &shared.data, image, replacing).await? else {
-            return Ok(None);
-        };
-        operation.log("the same bundle is here already").await;
-        self.settle_replaced(replaced, operation).await;
-        Ok(Some(image))
     }
 
     fn record(&self, name: &str, reference: &ImageReference, resolved: &ResolvedImage) -> Image {
@@ -380,19 +219,7 @@ pub(super) fn default_name(text: &str, reference: &ImageReference) -> String {
     if from_catalog { text.to_owned() } else { reference.default_name() }
 }
 
-/// Whether an image was pulled from a bundle.
-fn is_of_bundle(image: &Image) -> bool {
-    let reference = image.reference.as_deref().and_then(|text| text.parse().ok());
-    matches!(reference, Some(ImageReference::Bundle(..)))
-}
-
-/// Whether an image was pulled from the bundle with this digest, wherever that lay.
-fn came_from_bundle(image: &Image, pinned: &Digest) -> bool {
-    let reference = image.reference.as_deref().and_then(|text| text.parse().ok());
-    matches!(reference, Some(ImageReference::Bundle(_, Some(digest))) if digest == *pinned)
-}
-
-fn create_folder(folder: &Path) -> Result<()> {
+pub(super) fn create_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir(folder)
         .map_err(|error| Error::io(format!("cannot create `{}`", folder.display()), error))
 }

@@ -156,9 +156,9 @@ impl FromStr for ImageReference {
                 .map(|(location, digest)| Self::Bundle(location, digest))
                 .map_err(refuse);
         }
-        for (prefix, make) in LOCAL_FORMS {
+        for (prefix, by_digest, make) in LOCAL_FORMS {
             if let Some(rest) = text.strip_prefix(prefix) {
-                let (path, tag) = parse_local(rest, prefix != "docker-archive:").map_err(refuse)?;
+                let (path, tag) = parse_local(rest, by_digest).map_err(refuse)?;
                 return Ok(make(path, tag));
             }
         }
@@ -173,10 +173,11 @@ impl FromStr for ImageReference {
 
 type MakeLocal = fn(PathBuf, Option<String>) -> ImageReference;
 
-const LOCAL_FORMS: [(&str, MakeLocal); 3] = [
-    ("oci:", |directory, tag| ImageReference::Layout { directory, tag }),
-    ("oci-archive:", |file, tag| ImageReference::OciArchive { file, tag }),
-    ("docker-archive:", |file, tag| ImageReference::DockerArchive { file, tag }),
+/// With whether an image of it may be named by its digest.
+const LOCAL_FORMS: [(&str, bool, MakeLocal); 3] = [
+    ("oci:", true, |directory, tag| ImageReference::Layout { directory, tag }),
+    ("oci-archive:", true, |file, tag| ImageReference::OciArchive { file, tag }),
+    ("docker-archive:", false, |file, tag| ImageReference::DockerArchive { file, tag }),
 ];
 
 /// `PATH[:TAG]`; as in skopeo the first colon ends the path. Or `PATH@DIGEST`, where an image may be named

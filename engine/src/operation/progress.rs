@@ -1,6 +1,7 @@
 //! Hot numbers of an operation: written by workers many thousand times a second, read by a screen a
 //! few times. Nothing here waits and nothing here wakes anybody.
 
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -162,6 +163,20 @@ pub struct ProgressReport {
     pub total: u64,
     pub retries: u32,
     pub state: ProgressState,
+}
+
+/// Counts all that is read.
+pub(crate) struct Counted<R> {
+    pub(crate) inner: R,
+    pub(crate) part: Arc<ProgressPart>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.part.advance(read as u64);
+        Ok(read)
+    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ const ZSTD_WINDOW: u32 = 27;
 
 /// What a stream's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Magic {
+pub(crate) enum Magic {
     Gzip,
     Zstd,
     /// A packing that is not used in images.
@@ -44,7 +44,7 @@ enum Magic {
     Unknown,
 }
 
-fn magic(start: &[u8]) -> Magic {
+pub(crate) fn magic(start: &[u8]) -> Magic {
     match start {
         [0x1f, 0x8b, ..] => Magic::Gzip,
         // A frame, or a skippable one (RFC 8878, sections 3.1.1 and 3.1.2).

@@ -52,6 +52,7 @@ use crate::error::{Error, Result};
 
 pub use contents::{Contents, InitSystem};
 pub use error::{EntryError, LayerError, LayerName, RootfsError};
+pub(crate) use inflate::{Magic, magic};
 use jail::Jail;
 use layer::Budget;
 use pipeline::LayerJob;
@@ -90,6 +91,13 @@ pub struct RootfsLimits {
     pub bytes: u64,
     /// Inflated bytes per compressed byte, counted after the first 64 MiB.
     pub ratio: u64,
+}
+
+/// Whether so many bytes from so few packed ones are a bomb: more than `ratio` for each. That is looked at
+/// only when they are many.
+pub(crate) fn is_bomb(packed: u64, unpacked: u64, ratio: u64) -> bool {
+    const FREE: u64 = 64 << 20;
+    unpacked > FREE && unpacked / ratio.max(1) > packed
 }
 
 impl Default for RootfsLimits {

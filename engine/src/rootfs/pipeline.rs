@@ -24,20 +24,18 @@ use tokio_util::sync::CancellationToken;
 use vmdeck_ext4::Formatter;
 use vmdeck_sha256::Stream;
 
-use super::Compression;
 use super::entries::LayerEntries;
 use super::error::LayerError;
 use super::inflate::{self, Input, Output};
 use super::jail::Jail;
 use super::layer::{self, Budget};
 use super::tar::Source;
+use super::{Compression, is_bomb};
 
 /// Buffers of one layer that wait to be hashed: what its thread reads in one turn.
 const WAITING: usize = 2;
 /// Buffers of one layer: one being filled, one that it goes on from, one being read, two between, and those.
 const BUFFERS: usize = 5 + WAITING;
-/// The ratio of a bomb is looked at only when it has some size.
-const RATIO_FREE: u64 = 64 << 20;
 
 /// One layer to be read.
 #[derive(Debug)]
@@ -205,7 +203,7 @@ impl Chunks<'_> {
         }
         self.made += chunk.len() as u64;
         let packed = self.taken.get();
-        if self.made > RATIO_FREE && self.made / self.ratio.max(1) > packed {
+        if is_bomb(packed, self.made, self.ratio) {
             return Err(LayerError::Ratio { packed, inflated: self.made, limit: self.ratio });
         }
         self.full.send(Some(chunk)).map_err(|_| LayerError::Stopped)

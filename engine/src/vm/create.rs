@@ -201,9 +201,7 @@ pub(super) async fn create(
 async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> Result<(Image, Kernel)> {
     let request = &checked.request;
     // Before anything is fetched for it.
-    if let Ok(image) = shared.images.find(&request.image).await {
-        image.require_files()?;
-    }
+    let own_kernel = own_kernel(shared, &request.image).await?;
     let pull = PullImage {
         reference: request.image.clone(),
         plain_http: request.plain_http,
@@ -214,7 +212,7 @@ async fn resolve(shared: &Shared, checked: &Checked, operation: &Operation) -> R
         image.map_err(|error| not_here(&request.image, error))
     };
     let kernel = async {
-        match (request.kernel.as_deref(), own_kernel(shared, &request.image).await?) {
+        match (request.kernel.as_deref(), own_kernel) {
             (None, Some(own)) => shared.kernels.ensure_own(own, operation).await,
             (name, _) => shared.kernels.ensure(name, operation).await,
         }
@@ -247,14 +245,15 @@ fn not_here(image: &str, error: Error) -> Error {
     .with_hint("`vmdeck image list` shows those that are here, `vmdeck image catalog` those known by name")
 }
 
-/// The kernel that an image brings along, which only registered ones do: they are here.
+/// The kernel that an image brings along, which only registered ones do: they are here, or they are refused
+/// where their files are not.
 async fn own_kernel(shared: &Shared, image: &str) -> Result<Option<OwnKernel>> {
     let (root, name) = (shared.data.root().to_owned(), image.to_owned());
     let found = shared.store.read(move |connection| store::images::by_name(connection, &root, &name)).await?;
-    Ok(found.and_then(|image| {
-        let ImageFiles { kernel, modules, .. } = image.files;
-        Some(OwnKernel { image: image.name, kernel: kernel?, modules })
-    }))
+    let Some(image) = found else { return Ok(None) };
+    image.require_files()?;
+    let ImageFiles { kernel, modules, .. } = image.files;
+    Ok(kernel.map(|kernel| OwnKernel { image: image.name, kernel, modules }))
 }
 
 fn disk_bytes(checked: &Checked, image: &Image) -> Result<u64> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vmdeck_engine::data_directory::DataDirectory;
 use vmdeck_engine::image::record::Image;
-use vmdeck_engine::image::{CredentialFiles, Digest, ImageService, Patience, PullImage, Settings};
+use vmdeck_engine::image::{
+    CredentialFiles, Digest, ExportFormat, ExportImage, ImageService, Patience, PullImage, Settings,
+};
 use vmdeck_engine::operation::Operations;
 use vmdeck_engine::store::Store;
 use vmdeck_engine::{Error, Result};
@@ -321,4 +323,31 @@ impl Registry {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// The file systems are sound, and the seed has the home of root and the key.
+pub(crate) fn check_seed(bench: &Bench, image: &Image) {
+    let seed = image.files.work_seed.as_ref().unwrap();
+    assert_sound(&image.files.rootfs);
+    assert_sound(seed);
+    assert_eq!(cat(seed, "/.profile"), "p\n");
+    let key = vmdeck_engine::keys::installation_key(&bench.data).unwrap();
+    assert!(cat(seed, "/.ssh/authorized_keys").contains(&key.public_line));
+}
+
+/// Exports as a bundle.
+pub(crate) async fn export(bench: &Bench, name: &str, path: &Path) -> vmdeck_engine::Result<()> {
+    let request = ExportImage { name: name.into(), output: path.to_owned(), format: ExportFormat::Bundle };
+    let exported = bench.images.export(request, None).wait().await?;
+    assert_eq!(exported.bytes, fs::metadata(&exported.path).unwrap().len());
+    Ok(())
+}
+
+/// An image that was pulled from a layout.
+pub(crate) async fn pulled(bench: &Bench) -> Image {
+    let layout = bench.folder.path().join("layout");
+    let files: &[(&str, &[u8])] =
+        &[("etc/", b""), ("etc/name", b"small\n"), ("root/", b""), ("root/.profile", b"p\n")];
+    write_layout(&layout, &[(&TestImage::new(&[(GZIP, tar_of(files))]), None)]);
+    bench.pull(&format!("oci:{}", layout.display()), "small").await.unwrap()
 }

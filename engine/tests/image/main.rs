@@ -4,6 +4,7 @@
 // The configuration's `allow-unwrap-in-tests` does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod bundles;
 mod concurrency;
 mod crash;
 mod faults;

@@ -147,13 +147,30 @@ impl Reader {
     /// The inode at a path below the root. Symbolic links are followed, all of them inside of this
     /// image; `..` does not lead out of it. `None` when there is nothing.
     pub fn resolve(&self, path: &[u8]) -> Result<Option<InodeNumber>> {
-        let mut directory = self.root();
+        Ok(self.walk(path)?.map(|way| way.last().map_or(self.root(), |(_, inode)| *inode)))
+    }
+
+    /// The path of what [`Self::resolve`] finds, without symbolic links, `.` and `..`, and without a slash in
+    /// front.
+    pub fn canonical(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let names = |way: Way| way.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        Ok(self.walk(path)?.map(|way| names(way).join(&b'/')))
+    }
+
+    /// The names that lead from the root to what is at a path, and their inodes.
+    fn walk(&self, path: &[u8]) -> Result<Option<Way>> {
+        let mut way = Way::new();
         // What is still to go, the next name last.
         let mut names: Vec<Vec<u8>> = components(path);
         let mut symlinks = 0;
         while let Some(name) = names.pop() {
+            let directory = way.last().map_or(self.root(), |(_, inode)| *inode);
             if self.stat(directory)?.kind != FileKind::Directory {
                 return Ok(None);
+            }
+            if name == b".." {
+                way.pop();
+                continue;
             }
             let Some(inode) = self.lookup(directory, &name)? else { return Ok(None) };
             if self.raw(inode)?.is_symlink() {
@@ -163,14 +180,14 @@ impl Reader {
                 }
                 let target = self.read_link(inode)?;
                 if target.starts_with(b"/") {
-                    directory = self.root();
+                    way.clear();
                 }
                 names.extend(components(&target));
             } else {
-                directory = inode;
+                way.push((name, inode));
             }
         }
-        Ok(Some(directory))
+        Ok(Some(way))
     }
 
     /// The target of a symbolic link.
@@ -244,6 +261,9 @@ impl Reader {
         Ok(())
     }
 }
+
+/// Names and what they stand for, each in the directory before it, the first in the root.
+type Way = Vec<(Vec<u8>, InodeNumber)>;
 
 /// Whether the target of a symbolic link lies in its inode: when it has no blocks of its own.
 pub(crate) fn is_fast_symlink(volume: &Volume, inode: &RawInode) -> bool {

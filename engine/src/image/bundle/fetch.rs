@@ -23,7 +23,7 @@ use crate::image::reference::BundleLocation;
 use crate::image::registry::Patience;
 use crate::image::registry::download::{Download, stream};
 use crate::operation::Operation;
-use crate::operation::progress::{ProgressPart, ProgressState, ProgressUnit};
+use crate::operation::progress::{Counted, ProgressPart, ProgressState, ProgressUnit};
 use crate::pieces::Pieces;
 use crate::regular_file;
 use crate::space;
@@ -246,20 +246,6 @@ impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
-}
-
-/// Progress of all that is read.
-struct Counted<R> {
-    inner: R,
-    part: Arc<ProgressPart>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.part.advance(read as u64);
         Ok(read)
     }
 }

@@ -1,7 +1,6 @@
 //! Tar files as places to read from at random: an index of their members, made by one pass over the
 //! headers.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,9 +17,9 @@ use super::{OpenLayer, SourceError};
 use crate::error::{DISK_FULL, Error, Result};
 use crate::image::inspect;
 use crate::image::text::{bytes, printable};
-use crate::operation::progress::{Progress, ProgressState, ProgressUnit};
+use crate::operation::progress::{Counted, Progress, ProgressState, ProgressUnit};
 use crate::regular_file;
-use crate::rootfs::RootfsLimits;
+use crate::rootfs::{Magic, RootfsLimits, is_bomb, magic};
 use crate::space;
 
 /// Most members taken: an archive of an image has a few per layer.
@@ -29,8 +28,6 @@ const MOST_MEMBERS: usize = 100_000;
 const MOST_LINKS: usize = 8;
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
-/// The ratio of a bomb is looked at only when it has some size.
-const RATIO_FREE: u64 = 64 << 20;
 
 /// A range of an open file.
 #[derive(Debug)]
@@ -215,26 +212,28 @@ pub(crate) struct Scratch {
 /// The plain tar behind a file, which may be packed as a whole.
 fn unpack(mut file: File, length: u64, path: &Path, scratch: &Scratch) -> Result<File> {
     let fail = |error| Error::io(format!("cannot unpack `{}`", path.display()), error);
-    let mut magic = [0; 6];
-    let read = file.read(&mut magic).map_err(fail)?;
+    let mut start = [0; 6];
+    let read = file.read(&mut start).map_err(fail)?;
     file.rewind().map_err(fail)?;
-    let packing = match &magic[..read] {
-        // RFC 1952, section 2.3.1; RFC 8878, section 3.1.1.
-        [0x1f, 0x8b, ..] => Packing::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
-        // .xz file format, section 2.1.1.1; bzip2 and LZ4 frames by their first bytes.
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(foreign_packing(path, "xz")),
-        [b'B', b'Z', b'h', ..] => return Err(foreign_packing(path, "bzip2")),
-        [0x04, 0x22, 0x4d, 0x18, ..] => return Err(foreign_packing(path, "lz4")),
-        _ => return Ok(file),
-    };
+    let packing = magic(&start[..read]);
+    match packing {
+        Magic::Unknown => return Ok(file),
+        Magic::Other(name) => {
+            return Err(Error::failed(format!(
+                "`{}` is packed by {name}, which is not supported",
+                path.display()
+            ))
+            .with_hint("unpack it first, or pack it by gzip or zstd"));
+        }
+        Magic::Gzip | Magic::Zstd => {}
+    }
     let part = scratch.progress.add("archive", ProgressUnit::Bytes, length);
     part.set_state(ProgressState::Active);
-    let taken = Cell::new(0);
-    let counted = Counted { file, taken: &taken };
-    let mut reader: Box<dyn Read> = match packing {
-        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(counted)),
-        Packing::Zstd => Box::new(zstd::Decoder::new(counted).map_err(fail)?),
+    let counted = Counted { inner: file, part: Arc::clone(&part) };
+    let mut reader: Box<dyn Read> = if packing == Magic::Zstd {
+        Box::new(zstd::Decoder::new(counted).map_err(fail)?)
+    } else {
+        Box::new(flate2::read::MultiGzDecoder::new(counted))
     };
     let free = space::free(&scratch.folder)?;
     let mut plain = nameless(&scratch.folder).map_err(fail)?;
@@ -250,11 +249,11 @@ fn unpack(mut file: File, length: u64, path: &Path, scratch: &Scratch) -> Result
             Err(error) => return Err(fail(error)),
         };
         made += read as u64;
-        if made > RATIO_FREE && made / RootfsLimits::default().ratio > taken.get() {
+        if is_bomb(part.done(), made, RootfsLimits::default().ratio) {
             return Err(Error::failed(format!(
                 "`{}` looks like a bomb: {} packed bytes give more than {made}",
                 path.display(),
-                taken.get()
+                part.done()
             )));
         }
         if made > free {
@@ -267,37 +266,11 @@ fn unpack(mut file: File, length: u64, path: &Path, scratch: &Scratch) -> Result
             .with_hint(DISK_FULL));
         }
         plain.write_all(&buffer[..read]).map_err(fail)?;
-        part.set_done(taken.get());
     }
     plain.rewind().map_err(fail)?;
     part.set_done(length);
     part.set_state(ProgressState::Done);
     Ok(plain)
-}
-
-#[derive(Clone, Copy)]
-enum Packing {
-    Gzip,
-    Zstd,
-}
-
-fn foreign_packing(path: &Path, packing: &str) -> Error {
-    Error::failed(format!("`{}` is packed by {packing}, which is not supported", path.display()))
-        .with_hint("unpack it first, or pack it by gzip or zstd")
-}
-
-/// Counts what is read.
-struct Counted<'a> {
-    file: File,
-    taken: &'a Cell<u64>,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.taken.set(self.taken.get() + read as u64);
-        Ok(read)
-    }
 }
 
 /// A file without a name: it goes with the process, whatever ends that.
@@ -395,7 +368,7 @@ mod tests {
             encoder.finish().unwrap()
         };
         let path = folder.path().join("x.tar.gz");
-        // A thousandfold at most is what deflate can do: packed twice it is more.
+        // Deflate gives a thousandfold at most, zstd much more.
         let zeros = zstd::encode_all(io::repeat(0).take(4 << 30), 1).unwrap();
         std::fs::write(&path, &zeros).unwrap();
         let error = TarIndex::open_file(&path, &scratch(folder.path())).unwrap_err();

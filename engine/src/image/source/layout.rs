@@ -1,6 +1,6 @@
 //! An OCI image layout (OCI image-spec, image-layout.md): as a folder, or within a tar file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -95,74 +95,66 @@ impl LayoutSource {
         };
         let bytes = self.read("index.json", LARGEST_MANIFEST).map_err(no_layout)?;
         let document = Document::parse(&bytes, None).map_err(|error| {
-            let named = Error::failed("its `index.json` is malformed");
-            match std::error::Error::source(&error) {
-                Some(cause) => named.with_source(cause.to_string()),
-                None => named.with_source(error),
-            }
-        });
-        let Document::Index(entries) = document.map_err(|error| self.placed(error))? else {
+            self.placed(Error::failed("its `index.json` cannot be read").with_source(error))
+        })?;
+        let Document::Index(entries) = document else {
             return Err(self.placed(Error::failed("its `index.json` is no index")));
         };
-        self.choose(&entries, platform).cloned()
+        self.choose(&entries, platform)
     }
 
-    fn choose<'a>(&self, entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
-        let tag_of = |entry: &'a Descriptor| entry.annotations.get(REF_NAME).map(String::as_str);
-        let images = manifest::images(entries);
-        // What a user may write to choose one of them.
-        let choices = || {
-            let named = |entry: &&'a Descriptor| match tag_of(entry) {
-                Some(tag) => format!("`:{}`", printable(tag, 80)),
-                None => format!("`@{}`", entry.digest),
-            };
-            let names: BTreeSet<String> = images.iter().map(named).take(20).collect();
-            names.into_iter().collect::<Vec<_>>().join(", ")
-        };
+    fn choose(&self, entries: &[Descriptor], platform: &Platform) -> Result<Descriptor> {
         let place = self.place().display();
-        let matching: Vec<Descriptor> = images
-            .iter()
-            .copied()
-            .filter(|entry| match &self.tag {
-                None => true,
-                Some(tag) => match tag.strip_prefix('@') {
-                    Some(digest) => entry.digest.to_string() == digest,
-                    None => tag_of(entry) == Some(tag),
-                },
-            })
-            .cloned()
-            .collect();
-        if matching.is_empty() && !images.is_empty() {
-            let tag = printable(self.tag.as_deref().unwrap_or_default(), 80);
-            return Err(Error::not_found(format!("`{place}` has no image `{tag}`; it has {}", choices())));
+        let images = manifest::images(entries);
+        let wanted = |entry: &&Descriptor| match &self.tag {
+            None => true,
+            Some(tag) => match tag.strip_prefix('@') {
+                Some(digest) => entry.digest.to_string() == digest,
+                None => tag_of(entry) == Some(tag),
+            },
+        };
+        let matching: Vec<Descriptor> = images.iter().copied().filter(wanted).cloned().collect();
+        if let (Some(tag), []) = (&self.tag, matching.as_slice()) {
+            let (tag, there) = (printable(tag, 80), choices(&images));
+            return Err(Error::not_found(format!("`{place}` has no image `{tag}`; it has {there}")));
         }
-        let tags: BTreeSet<_> =
-            images.iter().filter(|entry| matching.contains(entry)).map(|entry| tag_of(entry)).collect();
-        if are_several(&matching) || tags.len() > 1 && distinct(&matching) {
-            return Err(Error::usage(format!("`{place}` holds several images: {}", choices())).with_hint(
-                "add the tag or the digest of one to the reference: oci:DIR:TAG, oci:DIR@sha256:DIGEST",
-            ));
+        if are_several(&matching) {
+            return Err(Error::usage(format!("`{place}` holds several images: {}", choices(&images)))
+                .with_hint(
+                    "add the tag or the digest of one to the reference: oci:DIR:TAG, oci:DIR@sha256:DIGEST",
+                ));
         }
-        let chosen = manifest::candidates(&matching, platform).map_err(|error| self.placed(error))?[0].digest;
-        entries
-            .iter()
-            .find(|entry| entry.digest == chosen)
-            .ok_or_else(|| Error::failed("the index holds no image"))
+        let chosen = manifest::candidates(&matching, platform).map_err(|error| self.placed(error))?;
+        Ok(chosen[0].clone())
     }
 }
 
-fn distinct(entries: &[Descriptor]) -> bool {
-    entries.iter().any(|entry| entry.digest != entries[0].digest)
+fn tag_of(entry: &Descriptor) -> Option<&str> {
+    entry.annotations.get(REF_NAME).map(String::as_str)
 }
 
-/// Whether these are different images, and not one for several platforms.
+/// What a user may write behind the path to choose one of them.
+fn choices(images: &[&Descriptor]) -> String {
+    let name = |entry: &&Descriptor| match tag_of(entry) {
+        Some(tag) => format!("`:{}`", printable(tag, 80)),
+        None => format!("`@{}`", entry.digest),
+    };
+    let names: BTreeSet<String> = images.iter().map(name).take(20).collect();
+    if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
+}
+
+/// Whether these are different images: not one under several tags, and not one for several platforms,
+/// whose entries say which and differ in nothing else.
 fn are_several(entries: &[Descriptor]) -> bool {
-    let mut seen = BTreeMap::new();
-    let twice = entries.iter().any(|entry| {
-        let platform = entry.platform.as_ref().map(Platform::to_string);
-        seen.insert(platform, entry.digest).is_some_and(|digest| digest != entry.digest)
-    });
-    twice || distinct(entries) && entries.iter().any(|entry| entry.platform.is_none())
+    entries.iter().enumerate().any(|(index, entry)| {
+        entries[..index].iter().any(|other| {
+            other.digest != entry.digest
+                && (tag_of(other) != tag_of(entry)
+                    || other.platform == entry.platform
+                    || other.platform.is_none()
+                    || entry.platform.is_none())
+        })
+    })
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -135,16 +135,7 @@ pub(crate) async fn resolve_documents(
     platform: &Platform,
 ) -> Result<ResolvedImage> {
     let (image, others) = walk(documents, top, media_type, platform, 0).await?;
-    image.ok_or_else(|| match others.as_slice() {
-        [] => Error::failed("the index holds no image"),
-        [other] => Error::failed(format!("the image is for {other}; this host runs {platform}"))
-            .with_hint("choose a tag or digest that is for this host's architecture"),
-        others => {
-            let others: Vec<_> = others.iter().map(Platform::to_string).collect();
-            Error::failed(format!("there is no image for {platform}; there are: {}", others.join(", ")))
-                .with_hint("vmdeck runs images of this host's own architecture")
-        }
-    })
+    image.ok_or_else(|| manifest::not_for(platform, &others))
 }
 
 /// The image that a document leads to, if it is for `platform`; and for what those are that are not.

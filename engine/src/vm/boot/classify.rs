@@ -191,10 +191,10 @@ fn cause(evidence: &Evidence<'_>) -> (Class, String) {
             Class::HypervisorExited,
             "the guest reset itself before it was ready, and its kernel did not say why".into(),
         ),
-        Trouble::Ended(status) => {
+        _ => {
+            let status = if let Trouble::Ended(status) = evidence.trouble { status } else { None };
             (Class::HypervisorExited, ended(status, evidence.hypervisor.last().map(String::as_str)))
         }
-        _ => (Class::HypervisorExited, ended(None, evidence.hypervisor.last().map(String::as_str))),
     }
 }
 

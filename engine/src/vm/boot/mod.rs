@@ -56,28 +56,26 @@ pub(super) struct Up {
 
 /// Boots a machine that has no process. The caller holds its lock.
 pub(super) async fn boot(shared: &Shared, guard: &VmGuard, vm: &Vm, operation: &Operation) -> Result<Up> {
-    match attempt(shared, guard, vm, operation).await? {
-        Ok(up) => Ok(up),
-        Err(Failed { failure, accelerator: Some(Accelerator::Kvm), .. })
-            if failure.class == BootFailureClass::AcceleratorDied =>
-        {
-            // Once, and only when the verdict was changed: else the next boot would fail the same way.
-            shared.vmm.distrust_accelerator(Accelerator::Kvm, &failure.message)?;
-            operation
-                .log(format!("KVM does not run this guest ({}); booting again without it", failure.message))
-                .await;
-            let vm = shared.by_id(&vm.id).await?;
-            attempt(shared, guard, &vm, operation).await?.map_err(|failed| failed.error(&vm.name))
-        }
-        Err(failed) if failed.timer_lost => {
-            operation
-                .log("the guest's kernel waits for a timer that does not come, as now and then under TCG on a busy host; booting again")
-                .await;
-            let vm = shared.by_id(&vm.id).await?;
-            attempt(shared, guard, &vm, operation).await?.map_err(|failed| failed.error(&vm.name))
-        }
-        Err(failed) => Err(failed.error(&vm.name)),
-    }
+    let failed = match attempt(shared, guard, vm, operation).await? {
+        Ok(up) => return Ok(up),
+        Err(failed) => failed,
+    };
+    // Once, and only where the next boot has another prospect.
+    let why = if failed.accelerator == Some(Accelerator::Kvm)
+        && failed.failure.class == BootFailureClass::AcceleratorDied
+    {
+        shared.vmm.distrust_accelerator(Accelerator::Kvm, &failed.failure.message)?;
+        format!("KVM does not run this guest ({}); booting again without it", failed.failure.message)
+    } else if failed.timer_lost {
+        "the guest's kernel waits for a timer that does not come, as now and then under TCG on a busy host; \
+         booting again"
+            .to_owned()
+    } else {
+        return Err(failed.error(&vm.name));
+    };
+    operation.log(why).await;
+    let vm = shared.by_id(&vm.id).await?;
+    attempt(shared, guard, &vm, operation).await?.map_err(|failed| failed.error(&vm.name))
 }
 
 pub(super) fn console_log(guard: &VmGuard) -> PathBuf {
